@@ -1,0 +1,238 @@
+"""The library from Python: train, resume and load runs. The command line is a thin layer over it."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from advantage.algorithms import find, module, tuned
+from advantage.errors import UserError
+from advantage.runs.directory import RunDirectory
+from advantage.runs.reader import RunReader
+from advantage.settings import plain_value, resolve, to_dict, to_toml
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from advantage.control.agent import Agent
+    from advantage.control.evaluation import Score
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do, resolved and checked before anything is made."""
+
+    algorithm: str
+    target: Any
+    seed: int
+    settings: Any
+    tuned: dict[str, Any]
+
+    @property
+    def target_name(self) -> str:
+        """The target as config.toml names it; an object that Python was given cannot be found again by its name."""
+        return self.target if isinstance(self.target, str) else f"python:{_object_name(self.target)}"
+
+    def toml(self) -> str:
+        """What `--dry-run` prints."""
+        head = {"algorithm": self.algorithm, "target": self.target_name, "seed": self.seed}
+        return to_toml({**head, "settings": to_dict(self.settings)})
+
+
+def train(
+    algorithm: str,
+    env_or_model: Any,
+    *,
+    seed: int = 0,
+    run_dir: str | Path | None = None,
+    quiet: bool = False,
+    config: str | Path | None = None,
+    command: str | None = None,
+    **settings: Any,
+) -> Run:
+    """Trains, and leaves a run directory.
+
+    Args:
+        algorithm: a name that `advantage algorithms` lists.
+        env_or_model: a Gymnasium id, an environment, a constructor, or a list of constructors.
+        seed: of every random stream, ≥ 0.
+        run_dir: absent or empty; None for runs/<algorithm>-<target>-s<seed>-<short id>.
+        quiet: no progress.
+        config: a TOML file of settings; `settings` override it.
+        command: what to record as the command, for the command line.
+        settings: by name; the rest is tuned for the environment where we have measured one, else the default.
+
+    Raises:
+        UserError: a name, value or path that cannot be; nothing is left behind.
+        RunFailed: the run began and could not go on; it can be resumed.
+    """
+    planned = plan(algorithm, env_or_model, seed, settings, config)
+    command = command or f"advantage.train({algorithm!r}, {planned.target_name!r}, seed={seed})"
+    tables = {"settings": to_dict(planned.settings)}
+    with RunDirectory.create(
+        run_dir, algorithm=algorithm, target=planned.target_name, seed=seed, command=command, tables=tables
+    ) as directory:
+        _run(directory, planned, quiet=quiet, resume=False)
+    return Run(directory.path, env=None if isinstance(env_or_model, str) else env_or_model)
+
+
+def resume(run_dir: str | Path, *, steps: int | None = None, env: Any = None, quiet: bool = False) -> Run:
+    """Continues a run from its last whole checkpoint, exactly; `steps` sets a new total, also of a finished run.
+
+    Schedules are read against the new total: a learning rate that had come down to 0 goes up again to where the run now
+    stands in its longer budget.
+
+    Args:
+        run_dir: of the run.
+        steps: the new total, more than the steps done; None keeps the run's own.
+        env: the environment, where the run was given a Python object.
+
+    Raises:
+        UserError: not a run, in use, no more steps than are done, or an environment that only Python can give.
+        RunFailed: the run could not go on.
+    """
+    reader = RunReader(run_dir)
+    planned = _plan_of(reader, env)
+    status = reader.status()
+    total = max(planned.settings.steps, status.get("total") or 0) if steps is None else steps
+    completed = status.get("steps") or 0
+    if steps is not None and steps <= completed:
+        raise UserError(f"steps is {steps}; the run has done {completed}, give more")
+    if status["state"] == "finished" and total <= completed:
+        return Run(run_dir, env=env)
+    planned = dataclasses.replace(planned, settings=dataclasses.replace(planned.settings, steps=total))
+    with RunDirectory.open(run_dir) as directory:
+        _run(directory, planned, quiet=quiet, resume=True)
+    return Run(run_dir, env=env)
+
+
+def load(run_dir: str | Path, *, env: Any = None) -> Run:
+    """Opens a run to look at it, to act with its policy, or to evaluate it.
+
+    Raises:
+        UserError: not a run, or one from a newer format.
+    """
+    return Run(run_dir, env=env)
+
+
+class Run:
+    """A run on disk, finished or not.
+
+    Attributes:
+        path: its directory.
+        reader: its configuration, status, metrics, episodes and events.
+    """
+
+    def __init__(self, path: str | Path, env: Any = None) -> None:
+        self.path = Path(path)
+        self.reader = RunReader(path)
+        self._env = env
+
+    @cached_property
+    def policy(self) -> Agent:
+        """The latest policy with its normaliser: `.act(observation)`, `.value(observation)`."""
+        return self.agent()
+
+    def agent(self, which: int | str = "last") -> Agent:
+        """The policy "last", "best" by held-out evaluation, or of the checkpoint of a step."""
+        from advantage.control.agent import Agent
+
+        planned = _plan_of(self.reader, self._env)
+        states, _ = self.reader.policy(which)  # type: ignore[arg-type]
+        return Agent.of(planned.target, planned.settings, states)
+
+    def evaluate(self, episodes: int = 100, seed: int = 1, which: int | str = "last") -> Score:
+        """Deterministic whole episodes in fresh environments: `.returns`, `.mean`, `.std`.
+
+        Args:
+            episodes: how many, ≥ 1.
+            seed: of the environments, ≥ 0.
+            which: as for `agent`.
+        """
+        if episodes < 1 or seed < 0:
+            raise UserError(f"episodes is {episodes} and seed {seed}; they must be at least 1 and at least 0")
+        return self.agent(which).evaluate(episodes, seed)
+
+    def metrics(self) -> dict[str, np.ndarray]:
+        """One array a metric, one entry an update; NaN where an update has none."""
+        return self.reader.metrics()
+
+    def __repr__(self) -> str:
+        """What it is and where."""
+        config = self.reader.config
+        return f"Run({str(self.path)!r}: {config['algorithm']} on {config['target']}, {self.reader.status()['state']})"
+
+
+def plan(
+    algorithm: str, target: Any, seed: int, given: Mapping[str, Any], config: str | Path | None = None
+) -> Plan:
+    """Everything about a run that can be known before it: defaults, then tuned, then the file's, then the given settings.
+
+    Raises:
+        UserError: an unknown algorithm or setting, a value of the wrong kind or out of range, an unreadable file.
+    """
+    find(algorithm)
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise UserError(f"seed is {seed!r}; it must be a whole number from 0")
+    best = tuned(algorithm, target) if isinstance(target, str) else {}
+    chosen = {**best, **(_read_settings(config) if config is not None else {}), **given}
+    if "env_args" in given:
+        chosen["env_args"] = {name: plain_value(value) for name, value in given["env_args"].items()}
+    settings = resolve(module(algorithm).Settings, chosen)
+    return Plan(algorithm, target, seed, settings, {name: best[name] for name in best if chosen[name] == best[name]})
+
+
+def _run(directory: RunDirectory, planned: Plan, *, quiet: bool, resume: bool) -> None:
+    from advantage.runs.live import LiveRun
+
+    settings = planned.settings
+    with LiveRun(
+        directory,
+        checkpoint_every=settings.checkpoint_every,
+        keep_checkpoints=settings.keep_checkpoints,
+        eval_every=settings.eval_every or None,
+        quiet=quiet,
+        resume=resume,
+    ) as run:
+        if planned.tuned and not resume:
+            names = ", ".join(planned.tuned)
+            run.note("note", "settings", f"tuned for {planned.target} in algorithms/tuned.toml: {names}")
+        module(planned.algorithm).train(planned.target, settings, run)
+
+
+def _plan_of(reader: RunReader, env: Any) -> Plan:
+    """The plan that a run's config.toml records."""
+    config = reader.config
+    target = config["target"]
+    if target.startswith("python:"):
+        if env is None:
+            raise UserError(f"{reader.path} was given a Python object ({target[7:]}); give it again as env=")
+        target = env
+    settings = resolve(module(config["algorithm"]).Settings, config["settings"])
+    return Plan(config["algorithm"], target, config["seed"], settings, {})
+
+
+def _read_settings(path: str | Path) -> dict[str, Any]:
+    """Settings from a TOML file: top-level names, or those of its [settings] table (as `--dry-run` prints them)."""
+    try:
+        content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such settings file") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as TOML: {error}") from error
+    table = content.get("settings", content)
+    if not isinstance(table, dict):
+        raise UserError(f"{path}: settings is {table!r}; it must be a table")
+    return table
+
+
+def _object_name(target: Any) -> str:
+    if isinstance(target, list | tuple):
+        return f"{len(target)} x {_object_name(target[0])}" if target else "nothing"
+    kind = target if callable(target) and hasattr(target, "__name__") else type(target)
+    return str(kind.__name__)

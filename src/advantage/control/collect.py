@@ -1,0 +1,232 @@
+"""Collection: act first, then score every step at once. Rollouts of fixed length, or whole episodes.
+
+While it acts the policy only chooses; log-probabilities, values and V of the states that really followed come from one
+call each over all steps, with the observation moments that the steps were acted with. Observations of T + 1 moments are
+kept: V(s_{t+1}) is the next row's, or that of the final observation where the next row is another episode's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from advantage.control.actions import Bounds
+from advantage.control.environments import Envs, check_finite
+from advantage.control.normalization import Normalizer
+from advantage.errors import NonFinite
+from advantage.trajectory import Batch, Policy, Rollout, Tree, tree_leaves, tree_map
+
+Array = np.ndarray[Any, Any]
+
+
+def collect(
+    envs: Envs, policy: Policy, normalizer: Normalizer, bounds: Bounds, num_steps: int, rng: np.random.Generator
+) -> Rollout:
+    """A rollout of `num_steps` steps of every environment, over the ends of episodes.
+
+    Args:
+        envs: environments, wherever in their episodes they are; they are left where the rollout ends.
+        policy: acts and scores; its parameters do not change meanwhile.
+        normalizer: its observation moments take this rollout in after it was scored.
+        bounds: how raw actions meet their boxes; the raw ones are stored and scored.
+        num_steps: T ≥ 1 steps of each environment.
+        rng: the generator of the actions' noise; one draw for the whole rollout.
+
+    Returns:
+        (environments, T) with rewards, values, next_values and logp_old. Reset rows are masked.
+
+    Raises:
+        NonFinite: a reward, an observation or an action is NaN or infinite; names quantity, step and environment.
+        RunFailed: an environment crashed.
+    """
+    tape = _record(envs, policy, normalizer, bounds, num_steps, rng)
+    return _scored(tape, policy, normalizer)
+
+
+def collect_episodes(
+    envs: Envs, policy: Policy, normalizer: Normalizer, bounds: Bounds, episodes: int, rng: np.random.Generator
+) -> Rollout:
+    """Whole episodes, one a stream, padded behind their ends.
+
+    Every environment owes the same number of episodes (the first ones one more where they do not divide evenly) and is
+    waited for: taking the first `episodes` to finish instead would prefer short ones. All environments start afresh.
+
+    Args:
+        envs, policy, normalizer, bounds, rng: as for `collect`.
+        episodes: how many, ≥ 1.
+
+    Returns:
+        (episodes, longest), ordered by environment, `mask` false behind an end. A truncated episode counts as whole.
+    """
+    owed = np.array([len(range(i, episodes, envs.num_envs)) for i in range(envs.num_envs)])
+    envs.reset()
+    tapes: list[_Tape] = []
+    while True:
+        tapes.append(_record(envs, policy, normalizer, bounds, _CHUNK, rng))
+        ended = np.concatenate([tape.terminated | tape.truncated for tape in tapes])
+        if (ended.sum(0) >= owed).all():
+            break
+    tape = _joined(tapes)
+    starts: list[tuple[int, int, int]] = []
+    for env, quota in enumerate(owed):
+        begin = 0
+        for end in np.flatnonzero(ended[:, env])[:quota]:
+            begin += int(np.argmax(tape.mask[begin:, env]))  # past the row that only resets
+            starts.append((env, begin, int(end) + 1))
+            begin = int(end) + 1
+    return _cut_to_episodes(_scored(tape, policy, normalizer), starts)
+
+
+_CHUNK = 64  # steps recorded between two looks at whether all quotas are met
+
+
+@dataclass
+class _Tape:
+    """What was seen, done and paid, time first: contexts of T + 1 moments, the rest of T."""
+
+    context: Tree
+    actions: Tree
+    rewards: Array
+    terminated: Array
+    truncated: Array
+    mask: Array
+    finals: list[tuple[int, int, Tree]] = field(default_factory=list)  # (step, environment, its last observation)
+    first_step: int = 0
+
+
+def _record(
+    envs: Envs, policy: Policy, normalizer: Normalizer, bounds: Bounds, num_steps: int, rng: np.random.Generator
+) -> _Tape:
+    """Steps the environments; nothing is scored."""
+    shape = (num_steps, envs.num_envs)
+    noise = policy.noise(rng, shape)
+    context = tree_map(lambda leaf: np.empty((num_steps + 1, *leaf.shape), leaf.dtype), envs.context)
+    tape = _Tape(context, None, np.zeros(shape), *(np.zeros(shape, bool) for _ in range(3)), first_step=envs.steps)
+    chosen = []
+    with torch.inference_mode():
+        for t in range(num_steps):
+            seen = envs.context
+            _write(context, t, seen)
+            tape.mask[t] = ~envs.resetting
+            raw = policy.act(_tensors(seen, normalizer), noise[t])
+            chosen.append(raw)
+            step = envs.step(bounds.applied(raw))
+            tape.rewards[t], tape.terminated[t], tape.truncated[t] = step.rewards, step.terminated, step.truncated
+            for env, observation in step.final.items():
+                tape.finals.append((t, env, observation))
+        _write(context, num_steps, envs.context)
+        tape.actions = tree_map(lambda *leaves: torch.stack(leaves).numpy(), *chosen)
+    _check(tape)
+    return tape
+
+
+def _scored(tape: _Tape, policy: Policy, normalizer: Normalizer) -> Rollout:
+    """The tape as a rollout: what the acting policy and critic say about all of it, in one call each."""
+    raw = tape.context["observation"]
+    seen = tape.context | {"observation": normalizer.observe(raw)}
+    context = tree_map(lambda leaf: torch.from_numpy(leaf).transpose(0, 1), seen)
+    paid = normalizer.scale_rewards(tape.rewards, tape.terminated, tape.truncated, tape.mask)
+    rollout = Rollout(
+        context=tree_map(lambda leaf: leaf[:, :-1], context),
+        actions=tree_map(lambda leaf: torch.from_numpy(leaf).transpose(0, 1), tape.actions),
+        mask=_stream_first(tape.mask),
+        terminated=_stream_first(tape.terminated),
+        truncated=_stream_first(tape.truncated),
+    )
+    with torch.no_grad():
+        said = policy.evaluate(Batch.of(rollout))
+        values = said.values
+        if values is None or said.logp is None:
+            raise ValueError("the policy's evaluate gave no logp or no values; collection needs both")
+        after = policy.value(_after(context, tape, normalizer))
+    following = torch.cat([values[:, 1:], after[: len(values), None]], dim=1)
+    for (t, env, _), value in zip(tape.finals, after[len(values) :], strict=True):
+        following[env, t] = value
+    normalizer.learn_observations(tree_map(lambda leaf: leaf[:-1], raw), tape.mask)
+    return rollout.replace(
+        logp_old=said.logp, rewards=_stream_first(paid).to(values.dtype), values=values, next_values=following
+    )
+
+
+def _after(context: Tree, tape: _Tape, normalizer: Normalizer) -> Tree:
+    """Contexts whose values follow the rollout: the last moment of every environment, then the final observations."""
+    last = tree_map(lambda leaf: leaf[:, -1], context["observation"])
+    if tape.finals:
+        ends = tree_map(lambda *leaves: np.stack(leaves), *(observation for _, _, observation in tape.finals))
+        finals = tree_map(torch.from_numpy, normalizer.observe(ends))
+        last = tree_map(lambda a, b: torch.cat([a, b]), last, finals)
+    return {"observation": last}
+
+
+def _cut_to_episodes(rollout: Rollout, starts: list[tuple[int, int, int]]) -> Rollout:
+    """Streams of one episode each from streams of several, (environment, begin, end) by (environment, begin, end)."""
+    longest = max(end - begin for _, begin, end in starts)
+
+    def cut(leaf: Tensor) -> Tensor:
+        padded = leaf.new_zeros((len(starts), longest, *leaf.shape[2:]))
+        for row, (env, begin, end) in enumerate(starts):
+            padded[row, : end - begin] = leaf[env, begin:end]
+        return padded
+
+    columns = ("mask", "terminated", "truncated", "logp_old", "rewards", "values", "next_values")
+    changes = {name: cut(getattr(rollout, name)) for name in columns}
+    legal = rollout.context.get("action_mask")
+    context = tree_map(cut, rollout.context)
+    if legal is not None:  # behind an end every action is legal: a row without any could not be scored
+        context["action_mask"] = context["action_mask"] | ~changes["mask"][..., None]
+    return rollout.replace(context=context, actions=tree_map(cut, rollout.actions), **changes)
+
+
+def _joined(tapes: list[_Tape]) -> _Tape:
+    def of_moments(*leaves: Array) -> Array:
+        return np.concatenate([*(leaf[:-1] for leaf in leaves), leaves[-1][-1:]])
+
+    steps = np.cumsum([0] + [len(tape.rewards) for tape in tapes])
+    finals = [(t + int(at), env, seen) for at, tape in zip(steps, tapes, strict=False) for t, env, seen in tape.finals]
+    return _Tape(
+        context=tree_map(of_moments, *(tape.context for tape in tapes)),
+        actions=tree_map(lambda *leaves: np.concatenate(leaves), *(tape.actions for tape in tapes)),
+        rewards=np.concatenate([tape.rewards for tape in tapes]),
+        terminated=np.concatenate([tape.terminated for tape in tapes]),
+        truncated=np.concatenate([tape.truncated for tape in tapes]),
+        mask=np.concatenate([tape.mask for tape in tapes]),
+        finals=finals,
+        first_step=tapes[0].first_step,
+    )
+
+
+def _check(tape: _Tape) -> None:
+    check_finite("reward", tape.rewards, tape.first_step)
+    for leaf in tree_leaves(tape.context["observation"]):
+        check_finite("observation", leaf, tape.first_step)
+    for leaf in tree_leaves(tape.actions):
+        check_finite("action", leaf, tape.first_step)
+    for t, env, observation in tape.finals:
+        for leaf in tree_leaves(observation):
+            if np.asarray(leaf).dtype.kind == "f" and not np.isfinite(leaf).all():
+                raise NonFinite(f"final observation of environment {env} at step {tape.first_step + t} is not finite")
+
+
+def _write(tape: Tree, t: int, seen: Tree) -> None:
+    if isinstance(tape, dict):
+        for key, branch in tape.items():
+            _write(branch, t, seen[key])
+    elif isinstance(tape, tuple):
+        for branch, leaf in zip(tape, seen, strict=True):
+            _write(branch, t, leaf)
+    else:
+        tape[t] = seen
+
+
+def _tensors(seen: Tree, normalizer: Normalizer) -> Tree:
+    if normalizer.active:
+        seen = seen | {"observation": normalizer.observe(seen["observation"])}
+    return tree_map(torch.from_numpy, seen)
+
+
+def _stream_first(array: Array) -> Tensor:
+    return torch.from_numpy(array).transpose(0, 1).contiguous()

@@ -1,0 +1,211 @@
+"""Distributions over actions, as plain tensors: sampled by noise that was drawn outside, scored, compared.
+
+They differ from `torch.distributions` in three ways that collection and trust regions want: the randomness is an
+argument, log-probabilities and entropies are summed over the parts of an action, and construction checks nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from advantage.trajectory import Tree
+
+_HALF_LOG_TAU = 0.5 * math.log(2.0 * math.pi)
+
+
+class Distribution(Protocol):
+    """Over actions (…, action shape); every number that comes back is summed to (…)."""
+
+    def sample(self, noise: Tensor) -> Tree:
+        """Actions from noise of the head's own kind, (…, n)."""
+        ...
+
+    def mode(self) -> Tree:
+        """The most probable actions."""
+        ...
+
+    def logp(self, actions: Tree) -> Tensor:
+        """Log-probabilities (or log-densities) in nats."""
+        ...
+
+    def entropy(self) -> Tensor:
+        """Entropies in nats."""
+        ...
+
+    def kl(self, other: Any) -> Tensor:
+        """KL(self‖other) in nats, exact."""
+        ...
+
+
+@dataclass(frozen=True)
+class Categorical:
+    """One of n, from log-probabilities (…, n). A masked action has a log-probability so low that its share is 0."""
+
+    log_probs: Tensor
+
+    @classmethod
+    def of_logits(cls, logits: Tensor, mask: Tensor | None) -> Categorical:
+        """Logits (…, n); actions where the mask is false can be neither sampled nor scored above 0."""
+        if mask is not None:  # the least finite number, not −∞: 0 · −∞ would be NaN in the entropy
+            logits = logits.masked_fill(~mask, torch.finfo(logits.dtype).min)
+        return cls(torch.log_softmax(logits, -1))
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """Gumbel noise (…, n): the argmax of log-probability plus noise is a sample."""
+        return (self.log_probs + noise).argmax(-1)
+
+    def mode(self) -> Tensor:
+        """The most probable action, the first of equals."""
+        return self.log_probs.argmax(-1)
+
+    def logp(self, actions: Tensor) -> Tensor:
+        """Of int64 actions (…)."""
+        return self.log_probs.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+
+    def entropy(self) -> Tensor:
+        """−Σ p log p."""
+        return -(self.log_probs.exp() * self.log_probs).sum(-1)
+
+    def kl(self, other: Categorical) -> Tensor:
+        """Σ p (log p − log q)."""
+        return (self.log_probs.exp() * (self.log_probs - other.log_probs)).sum(-1)
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """Independent normals: mean (…, *shape), log of the standard deviation in that shape."""
+
+    mean: Tensor
+    log_std: Tensor
+    event_dims: int
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """Standard normal noise (…, n)."""
+        return self.mean + self.log_std.exp() * noise.view_as(self.mean)
+
+    def mode(self) -> Tensor:
+        """The mean."""
+        return self.mean
+
+    def logp(self, actions: Tensor) -> Tensor:
+        """Log-density of raw actions, summed over the action's entries."""
+        scaled = (actions - self.mean) * (-self.log_std).exp()
+        return self._summed(-0.5 * scaled.square() - self.log_std - _HALF_LOG_TAU)
+
+    def entropy(self) -> Tensor:
+        """Σ (½ + ½ log 2π + log σ)."""
+        return self._summed((self.log_std + (0.5 + _HALF_LOG_TAU)).expand_as(self.mean))
+
+    def kl(self, other: Gaussian) -> Tensor:
+        """Σ (log σ_q/σ_p + (σ_p² + (μ_p − μ_q)²) / 2σ_q² − ½)."""
+        variance = (2.0 * self.log_std).exp() + (self.mean - other.mean).square()
+        return self._summed(other.log_std - self.log_std + 0.5 * variance * (-2.0 * other.log_std).exp() - 0.5)
+
+    def _summed(self, x: Tensor) -> Tensor:
+        return x.flatten(x.dim() - self.event_dims).sum(-1)
+
+
+@dataclass(frozen=True)
+class Bernoulli:
+    """Independent bits from logits (…, *shape)."""
+
+    logits: Tensor
+    event_dims: int
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """Logistic noise (…, n): a bit is 1 where logit plus noise is positive."""
+        return (self.logits + noise.view_as(self.logits) > 0).to(torch.int8)
+
+    def mode(self) -> Tensor:
+        """The more probable value of each bit."""
+        return (self.logits > 0).to(torch.int8)
+
+    def logp(self, actions: Tensor) -> Tensor:
+        """Of bits 0 and 1, summed over the bits."""
+        return self._summed(logsigmoid(torch.where(actions > 0, self.logits, -self.logits)))
+
+    def entropy(self) -> Tensor:
+        """Σ −p log p − (1 − p) log(1 − p)."""
+        return self.kl(Bernoulli(torch.zeros_like(self.logits), self.event_dims)).neg() + self._summed(
+            torch.full_like(self.logits, math.log(2.0))
+        )
+
+    def kl(self, other: Bernoulli) -> Tensor:
+        """Σ over both values of p (log p − log q)."""
+        p = torch.sigmoid(self.logits)
+        ones = p * (logsigmoid(self.logits) - logsigmoid(other.logits))
+        zeros = (1.0 - p) * (logsigmoid(-self.logits) - logsigmoid(-other.logits))
+        return self._summed(ones + zeros)
+
+    def _summed(self, x: Tensor) -> Tensor:
+        return x.flatten(x.dim() - self.event_dims).sum(-1)
+
+
+@dataclass(frozen=True)
+class Joint:
+    """Independent parts: a tuple or dict of distributions for an action that is one of actions."""
+
+    parts: dict[Any, Distribution]
+    sizes: tuple[int, ...]
+    kind: type
+
+    def sample(self, noise: Tensor) -> Tree:
+        """The parts' noise side by side."""
+        pieces = noise.split(self.sizes, -1)
+        return self._as_tree([part.sample(piece) for part, piece in zip(self.parts.values(), pieces, strict=True)])
+
+    def mode(self) -> Tree:
+        """Each part's own."""
+        return self._as_tree([part.mode() for part in self.parts.values()])
+
+    def logp(self, actions: Tree) -> Tensor:
+        """Σ over parts: they are independent given the state."""
+        return torch.stack([part.logp(actions[key]) for key, part in self.parts.items()]).sum(0)
+
+    def entropy(self) -> Tensor:
+        """Σ over parts."""
+        return torch.stack([part.entropy() for part in self.parts.values()]).sum(0)
+
+    def kl(self, other: Joint) -> Tensor:
+        """Σ over parts."""
+        return torch.stack([part.kl(other.parts[key]) for key, part in self.parts.items()]).sum(0)
+
+    def _as_tree(self, leaves: list[Tree]) -> Tree:
+        return dict(zip(self.parts, leaves, strict=True)) if self.kind is dict else tuple(leaves)
+
+
+@dataclass(frozen=True)
+class MultiCategorical:
+    """Several independent choices, one logits block each; actions int64 (…, number of choices)."""
+
+    choices: tuple[Categorical, ...]
+    sizes: tuple[int, ...]
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """Gumbel noise, the choices' blocks side by side."""
+        blocks = noise.split(self.sizes, -1)
+        return torch.stack([one.sample(block) for one, block in zip(self.choices, blocks, strict=True)], -1)
+
+    def mode(self) -> Tensor:
+        """Each choice's own."""
+        return torch.stack([one.mode() for one in self.choices], -1)
+
+    def logp(self, actions: Tensor) -> Tensor:
+        """Σ over choices."""
+        columns = actions.unbind(-1)
+        return torch.stack([one.logp(column) for one, column in zip(self.choices, columns, strict=True)]).sum(0)
+
+    def entropy(self) -> Tensor:
+        """Σ over choices."""
+        return torch.stack([one.entropy() for one in self.choices]).sum(0)
+
+    def kl(self, other: MultiCategorical) -> Tensor:
+        """Σ over choices."""
+        pairs = zip(self.choices, other.choices, strict=True)
+        return torch.stack([one.kl(its) for one, its in pairs]).sum(0)

@@ -1,0 +1,46 @@
+"""The settings that every control algorithm has, and those that every on-policy one adds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from advantage.settings import Common, Schedule, setting
+
+
+@dataclass(frozen=True)
+class Control(Common):
+    """What it takes to meet environments: how many, how their numbers are treated, which network, which evaluation."""
+
+    num_envs: int = setting(8, "environments stepped together", low=1)
+    env_args: dict[str, Any] = setting({}, "arguments of the environment, also by --env NAME=VALUE")
+    vectorization: str = setting("auto", "how they are stepped", choices=("auto", "sync", "async"))
+    gamma: float = setting(0.99, "discount γ", low=0, high=1)
+    learning_rate: Schedule = setting("lin_3e-4", "step size of Adam", low=0)
+    adam_eps: float = setting(1e-5, "ε in Adam's divisor", above=0)
+    max_grad_norm: float = setting(0.5, "bound on the gradient's global norm", above=0)
+    network: tuple[int, ...] = setting((64, 64), "hidden layers of each trunk", unit="units", low=1)
+    activation: str = setting("tanh", "nonlinearity between layers", choices=("tanh", "relu", "silu"))
+    layer_norm: bool = setting(False, "normalise each hidden layer before its nonlinearity")
+    share_trunk: bool = setting(False, "one trunk for actor and critic")
+    orthogonal_init: bool = setting(True, "orthogonal weights: √2 hidden, .01 action head, 1 value head; else torch's")
+    log_std_init: float = setting(0.0, "log of a Gaussian's standard deviation at the start")
+    state_dependent_std: bool = setting(False, "log-std as a head of the state, not a parameter")
+    action_bounds: str = setting("clip", "how a raw continuous action meets its box", choices=("clip", "rescale"))
+    normalize_observations: bool = setting(False, "observations to mean 0, std 1, by running moments")
+    observation_clip: float = setting(10.0, "bound on normalised observations", above=0)
+    normalize_rewards: bool = setting(False, "rewards divided by the running std of their discounted sum")
+    reward_clip: float = setting(10.0, "bound on normalised rewards", above=0)
+    numerics: str = setting("advantage", "whose arithmetic, where peers differ", choices=("advantage", "sb3"))
+
+
+@dataclass(frozen=True)
+class OnPolicy(Control):
+    """What it takes to learn from rollouts of the present policy."""
+
+    num_steps: int = setting(128, "steps of each environment in a rollout", low=1)
+    gae_lambda: float = setting(0.95, "λ of GAE: 0 believes the critic, 1 the returns", low=0, high=1)
+    normalize_advantages: bool = setting(True, "advantages to mean 0, std 1 in each minibatch")
+    vf_coef: float = setting(0.5, "weight of ½·error² of the critic (SB3's number doubled)", low=0)
+    ent_coef: Schedule = setting(0.0, "weight of the entropy bonus", low=0)
+    micro_batch: int | None = setting(None, "rows that fit in memory at once; none for all", low=1)

@@ -1,0 +1,58 @@
+"""What every control algorithm begins with: environments, a network, running moments, and held-out evaluation."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+
+from advantage.control.actions import Bounds
+from advantage.control.environments import Envs, make_envs
+from advantage.control.evaluation import Score, evaluate
+from advantage.control.normalization import Normalizer
+from advantage.control.policy import ActorCritic, make_policy
+from advantage.control.settings import Control
+from advantage.runs.live import LiveRun
+from advantage.trajectory import Policy, Rollout
+
+
+class Workshop(NamedTuple):
+    """Environments in mid-episode, the network that acts in them, and the moments that it sees them through."""
+
+    envs: Envs
+    policy: ActorCritic
+    normalizer: Normalizer
+
+
+def prepare(target: Any, settings: Control, run: LiveRun) -> Workshop:
+    """Builds what acts, under the run's named seeds, and arranges held-out evaluation."""
+    torch.set_num_threads(settings.threads)
+    envs = make_envs(target, settings.num_envs, vectorization=settings.vectorization, env_args=settings.env_args)
+    policy = make_policy(envs.spaces.observation, envs.spaces.action, settings, run.seed("network"))
+    envs.start(run.seed("environments"))
+    normalizer = Normalizer(envs.context["observation"], envs.num_envs, settings)
+    if settings.eval_every:
+        run.held_out(lambda: held_out(target, policy, normalizer, settings, run.seed("evaluation")).scalars())
+    return Workshop(envs, policy, normalizer)
+
+
+def held_out(
+    target: Any, policy: Policy, normalizer: Normalizer, settings: Control, seed: int, episodes: int | None = None
+) -> Score:
+    """Deterministic whole episodes in environments of their own."""
+    episodes = episodes or settings.eval_episodes
+    count = min(episodes, settings.num_envs)
+    envs = make_envs(target, count, vectorization="sync", env_args=settings.env_args)
+    try:
+        return evaluate(envs, policy, normalizer, Bounds(envs.spaces.action, settings.action_bounds), episodes, seed)
+    finally:
+        envs.close()
+
+
+def describe(rollout: Rollout, bounds: Bounds) -> dict[str, float]:
+    """What a rollout paid and how it acted, as the metrics that a run writes."""
+    assert rollout.rewards is not None
+    paid = rollout.rewards[rollout.mask]
+    found = {"rollout/reward_mean": float(paid.mean()), "rollout/reward_std": float(paid.std(correction=0))}
+    saturation = bounds.saturation(rollout.actions)
+    return found if saturation is None else found | {"rollout/action_saturation": saturation}

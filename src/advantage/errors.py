@@ -1,0 +1,31 @@
+"""The three ways a run can end that are not success, and how a misspelt word is answered."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """The user's mistake: one line with the offending value and the fix. The command line prints it and exits with 2."""
+
+
+class RunFailed(RuntimeError):
+    """A run that started and could not go on (a crashing environment, a full disk). Exit code 1; the run can be resumed."""
+
+
+class NonFinite(RunFailed):
+    """A NaN or an infinity was met where numbers belong. The message names the quantity, the step and the environment."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The known words closest to a misspelt one, as the end of an error message.
+
+    >>> nearest("pp0", ["ppo", "a2c"])
+    'did you mean ppo?'
+    >>> nearest("zzz", ["ppo", "a2c"])
+    'known: a2c, ppo'
+    """
+    words = sorted(known)
+    close = difflib.get_close_matches(word, words, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(words)}"

@@ -1,0 +1,51 @@
+"""The written definition of every metric: name, unit, meaning. The names are SB3's where the meaning is equal."""
+
+from __future__ import annotations
+
+KEYS: dict[str, tuple[str, str]] = {
+    "rollout/ep_rew_mean": ("reward", "mean undiscounted return of the last 100 finished episodes"),
+    "rollout/ep_len_mean": ("steps", "mean length of the last 100 finished episodes"),
+    "rollout/reward_mean": ("reward", "mean reward of a step of this rollout, as the environment paid it"),
+    "rollout/reward_std": ("reward", "standard deviation of the rewards of this rollout"),
+    "rollout/action_saturation": ("share", "entries of continuous actions that lay outside the bounds before clipping"),
+    "time/fps": ("steps/s", "environment steps of this attempt over its seconds"),
+    "time/total_timesteps": ("steps", "environment steps since the start of the run, without reset rows"),
+    "time/collect": ("s", "seconds of this update spent acting in the environments and scoring the steps"),
+    "time/update": ("s", "seconds of this update spent on gradients"),
+    "time/evaluate": ("s", "seconds of this update spent on held-out evaluation"),
+    "train/approx_kl": ("nats", "k3 estimate of KL(old policy, new policy), mean over the stepped minibatches"),
+    "train/clip_fraction": ("share", "probability ratios outside the clip range, mean over the stepped minibatches"),
+    "train/entropy": ("nats", "mean entropy of the policy at the steps of the stepped minibatches"),
+    "train/explained_variance": (
+        "",
+        "1 - Var(return - value) / Var(return) of fresh data; 1 perfect, 0 a constant, < 0 worse",
+    ),
+    "train/value_loss": ("reward^2", "mean of (value - target)^2, without the coefficient and without a half"),
+    "train/policy_gradient_loss": ("", "the policy's part of the loss, minimised: the negated surrogate"),
+    "train/loss": ("", "the whole loss: policy, value and entropy parts with their coefficients"),
+    "train/learning_rate": ("", "step size of the optimiser in this update"),
+    "train/gradient_norm": ("", "global L2 norm of the gradient before clipping, mean over the stepped minibatches"),
+    "train/gradient_norm_max": ("", "the largest global L2 norm of a gradient before clipping in this update"),
+    "train/ratio_min": ("", "the least probability ratio of this update"),
+    "train/ratio_max": ("", "the greatest probability ratio of this update"),
+    "train/first_ratio_error": (
+        "",
+        "largest |ratio - 1| of the first minibatch, before any step; beyond rounding, acting and learning disagree",
+    ),
+    "train/advantage_mean": ("reward", "mean advantage before normalisation"),
+    "train/advantage_std": ("reward", "standard deviation of the advantages before normalisation"),
+    "train/advantage_skew": ("", "skewness of the advantages before normalisation"),
+    "train/value_error": ("reward", "mean |value - return| of fresh data"),
+    "train/value_mean": ("reward", "mean value of the collected states"),
+    "train/return_mean": ("reward", "mean target of the critic (advantage + value)"),
+    "train/minibatches": ("count", "optimiser steps of this update"),
+    "train/stopped_early": ("0 or 1", "1 where the KL limit ended the epochs of this update"),
+    "eval/mean_reward": ("reward", "mean undiscounted return of the held-out episodes, acting without noise"),
+    "eval/std_reward": ("reward", "standard deviation of the returns of the held-out episodes"),
+    "eval/mean_ep_length": ("steps", "mean length of the held-out episodes"),
+}
+
+
+def definition(name: str) -> tuple[str, str]:
+    """Unit and meaning of a metric; two empty texts for one that the library does not know."""
+    return KEYS.get(name, ("", ""))

@@ -1,0 +1,403 @@
+"""A run while it trains: what an algorithm sees of everything around it.
+
+    with LiveRun(directory) as run:
+        run.keep(policy=policy, optimizer=optimizer)
+        for update in run.updates(steps):
+            ...
+            run.log(scalars, rollout, episodes)
+
+Between two updates the rows are written, the tripwires looked at, a due evaluation and a due checkpoint made, Ctrl-C
+honoured and progress drawn. None of it changes a bit of the training.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import sqlite3
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import numpy as np
+
+from advantage import watch
+from advantage.errors import NonFinite, RunFailed, UserError
+from advantage.runs import checkpoint, machine, saved
+from advantage.runs.database import Database
+from advantage.runs.directory import RunDirectory
+from advantage.runs.interrupt import Interrupted, Interrupts
+from advantage.runs.progress import progress
+from advantage.runs.state import restore, snapshot
+from advantage.runs.streams import Streams
+from advantage.trajectory import Episode, Rollout
+
+HISTORY = 512  # updates that the tripwires look back on
+EPISODES = 100  # episodes in the running mean of the return, SB3's number
+PULSE = 1.0  # seconds between two commits of rows and two heartbeats
+
+
+@dataclass(frozen=True)
+class Update:
+    """Where a run stands when an update begins.
+
+    Attributes:
+        index: updates completed.
+        steps: environment steps done (in language: updates).
+        total: steps of the whole run.
+    """
+
+    index: int
+    steps: int
+    total: int
+
+    @property
+    def remaining(self) -> float:
+        """The share of the run that is still to come, in [0, 1]: what a schedule is a function of."""
+        return max(0.0, 1.0 - self.steps / self.total)
+
+
+class Tripped(RunFailed):
+    """A tripwire of level stop ended the run."""
+
+
+class LiveRun:
+    """A run in progress; a context manager that leaves the directory in a true state however it is left.
+
+    Args:
+        directory: the locked directory; its config names the seed.
+        checkpoint_every: seconds between checkpoints, >= 0; 0 checkpoints every update.
+        keep_checkpoints: how many stay, >= 1.
+        eval_every: steps between held-out evaluations, >= 1; None evaluates at the end only.
+        quiet: say nothing on standard error.
+        resume: continue from the last whole checkpoint.
+        clock: what the run counts: the environment steps of its rollouts (control), or its updates (language, where the
+            steps of a rollout are tokens).
+
+    Attributes:
+        steps: steps done, on the run's clock.
+        resumed: whether a checkpoint was found to continue from.
+
+    Raises:
+        UserError: a setting out of range; no checkpoint of the run is whole.
+        RunFailed: the database cannot be written, or is none.
+    """
+
+    def __init__(
+        self,
+        directory: RunDirectory,
+        *,
+        checkpoint_every: float = 10.0,
+        keep_checkpoints: int = 2,
+        eval_every: int | None = None,
+        quiet: bool = False,
+        resume: bool = False,
+        clock: Literal["env_steps", "updates"] = "env_steps",
+    ) -> None:
+        if not 0 <= checkpoint_every < math.inf:
+            raise UserError(f"checkpoint_every = {checkpoint_every}: seconds, 0 or more")
+        if keep_checkpoints < 1:
+            raise UserError(f"keep_checkpoints = {keep_checkpoints}: at least 1")
+        if eval_every is not None and eval_every < 1:
+            raise UserError(f"eval_every = {eval_every}: steps, at least 1")
+        self.directory = directory
+        self.path = directory.path
+        self.steps = 0
+        self.resumed = False
+        self._checkpoint_every, self._keep_checkpoints = checkpoint_every, keep_checkpoints
+        self._eval_every, self._resume, self._clock = eval_every, resume, clock
+        self._streams = Streams(int(directory.config["seed"]))
+        self._progress = progress(quiet)
+        self._interrupts = Interrupts()
+        self._checkpoint: checkpoint.Checkpoint | None = None
+        self._kept: dict[str, Any] = {}
+        self._evaluate: Callable[[], Mapping[str, float]] | None = None
+        self._logged: tuple[dict[str, float], Rollout, Sequence[Episode]] | None = None
+        self._drawn: set[str] = set()
+        self._phases: dict[str, float] = {}
+        self._update = self._tokens = self._total = 0
+        self._best: float | None = None
+        self._active: set[str] = set()
+        self._stage: Literal["set-up", "in update", "after update", "finished"] = "set-up"
+
+    # What an algorithm calls.
+
+    def seed(self, name: str) -> int:
+        """The sub-seed of a name, in [0, 2^63)."""
+        return self._streams.sub_seed(name)
+
+    def rng(self, name: str) -> np.random.Generator:
+        """The generator of a name for the present update, counter-based: nothing of it needs saving.
+
+        Raises:
+            RuntimeError: asked for twice in one update (the numbers would repeat), or outside the updates.
+        """
+        if self._stage != "in update":
+            raise RuntimeError(f"rng({name!r}) belongs to an update; outside of them use seed({name!r})")
+        if name in self._drawn:
+            raise RuntimeError(f"rng({name!r}) was asked for twice in one update; its numbers would repeat")
+        self._drawn.add(name)
+        return self._streams.rng(name, self._update)
+
+    def keep(self, **things: Any) -> None:
+        """Name what a resumed run needs, and restore it here when it is one.
+
+        A thing is a module, an optimiser, or has `state()` and `restore()`. Those called `policy` and `normalizer` go
+        into policy/ and best/ too.
+        """
+        for name, thing in things.items():
+            if name in self._kept:
+                raise ValueError(f"{name} is kept already")
+            self._kept[name] = thing
+            if self._checkpoint is not None:
+                restore(thing, self._checkpoint.state(name))
+
+    def held_out(self, evaluate: Callable[[], Mapping[str, float]]) -> None:
+        """Have `evaluate` called every `eval_every` steps and at the end; the best `eval/mean_reward` makes best/."""
+        self._evaluate = evaluate
+
+    def updates(self, total: int) -> Iterator[Update]:
+        """The updates up to `total` steps; a resumed run begins where its checkpoint stands.
+
+        Raises:
+            Interrupted: the user asked to stop; everything is kept.
+            RunFailed: a tripwire stopped the run, or its directory cannot be written.
+        """
+        self._total = total
+        self._say_differences()
+        self._began, self._began_at = time.monotonic(), self.steps
+        self._checkpointed = self._pulsed = self._began
+        self._interrupts.patient = True
+        self._progress.start(self.steps, total)
+        while self.steps < total:
+            self._drawn.clear()
+            self._phases.clear()
+            self._logged = None
+            self._stage = "in update"
+            yield Update(self._update, self.steps, total)
+            self._complete()
+        self._interrupts.patient = False
+        self._stage = "finished"
+
+    def log(self, scalars: Mapping[str, float], rollout: Rollout, episodes: Sequence[Episode]) -> None:
+        """Hand over the numbers of an update, its rollout, and the episodes that ended in it; once, at its end."""
+        self._logged = {name: float(value) for name, value in scalars.items()}, rollout, episodes
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Add the seconds of a block to this update's `time/<name>`."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            key = f"time/{name}"
+            self._phases[key] = self._phases.get(key, 0.0) + time.perf_counter() - started
+
+    def note(self, level: str, source: str, text: str) -> None:
+        """Record an event (`level` is note, warn or stop) and say it. A resumed run repeats no event of its set-up."""
+        self._progress.line(f"{level}: {source}: {text}")
+        if self._stage != "set-up" or not self._database.has_event(source, text):
+            self._database.event(self._tick, level, source, text)
+
+    # The rhythm between two updates.
+
+    def _complete(self) -> None:
+        if self._logged is None:
+            raise RuntimeError("run.log(...) is the last line of every update")
+        scalars, rollout, episodes = self._logged
+        before = self.steps
+        self._count(rollout)
+        row = {**self._own_scalars(episodes), **self._phases, **scalars}
+        self._write(row, episodes)
+        self._inspect()
+        last, every = self.steps >= self._total, self._eval_every
+        if self._evaluate and (last or (every and self.steps // every > before // every)):
+            self._hold_out(self._evaluate, row)
+        interrupted = self._interrupts.asked  # asked once: what comes after this line waits for the next update
+        if last or interrupted or time.monotonic() - self._checkpointed >= self._checkpoint_every:
+            self._commit(rollout)
+        self._pulse()
+        self._progress.draw(self.steps, row.get("rollout/ep_rew_mean"), self._per_second())
+        if interrupted and not last:
+            raise Interrupted(f"stopped at step {self.steps}; `advantage resume {self.path}` continues")
+
+    def _count(self, rollout: Rollout) -> None:
+        self._stage = "after update"
+        self._update += 1
+        self.directory.begun = True
+        if self._clock == "env_steps":
+            self.steps += rollout.steps
+        else:
+            self.steps += 1
+            self._tokens += rollout.steps
+
+    def _own_scalars(self, episodes: Sequence[Episode]) -> dict[str, float]:
+        """What the run itself knows: the running mean over episodes, and the time."""
+        self._episodes.extend((episode.total_reward, episode.length) for episode in episodes)
+        own: dict[str, float] = {}
+        if self._episodes:
+            rewards, lengths = zip(*self._episodes, strict=True)
+            own["rollout/ep_rew_mean"] = sum(rewards) / len(rewards)
+            own["rollout/ep_len_mean"] = sum(lengths) / len(lengths)
+        if self._clock == "env_steps":
+            own["time/fps"] = self._per_second()
+            own["time/total_timesteps"] = float(self.steps)
+        return own
+
+    def _write(self, row: dict[str, float], episodes: Sequence[Episode]) -> None:
+        env_steps, tokens = (self.steps, None) if self._clock == "env_steps" else (None, self._tokens)
+        self._database.tick(self._update, env_steps, tokens, self._wall_time())
+        self._database.scalars(self._update, row)
+        self._database.episodes(self._update, env_steps, episodes)
+        self._history.append(row)
+
+    def _inspect(self) -> None:
+        """Each tripwire speaks when it begins to see something; one of level stop ends the run."""
+        findings = watch.inspect(list(self._history))
+        for finding in findings:
+            if finding.tripwire not in self._active:
+                self.note(finding.level, finding.tripwire, finding.text)
+        self._active = {finding.tripwire for finding in findings}
+        for finding in findings:
+            if finding.level == "stop":
+                raise Tripped(f"{finding.tripwire}: {finding.text}; stopped at step {self.steps}, {self._last_good()}")
+
+    def _hold_out(self, evaluate: Callable[[], Mapping[str, float]], row: dict[str, float]) -> None:
+        """Evaluate; `row` (the newest of the history) takes the results too."""
+        with self.phase("evaluate"):
+            results = {name: float(value) for name, value in evaluate().items()}
+        results["time/evaluate"] = self._phases["time/evaluate"]
+        self._database.scalars(self._update, results)
+        row.update(results)
+        score = results["eval/mean_reward"]
+        if math.isfinite(score) and (self._best is None or score > self._best):
+            self._best = score
+            with self._disk_errors("best/"):
+                states = {name: snapshot(self._kept[name]) for name in saved.PARTS if name in self._kept}
+                saved.write_policy(self.path / "best", states, self._about())
+
+    def _commit(self, rollout: Rollout) -> None:
+        """Rows, rollout/ and policy/ first: a checkpoint that is there never promises what is not."""
+        self._database.flush()
+        states = {name: snapshot(thing) for name, thing in self._kept.items()}
+        counters = {"update": self._update, "steps": self.steps, "tokens": self._tokens}
+        run = {**counters, "best": self._best, "active": sorted(self._active)}
+        about = {"written": time.time(), "wall_time": self._wall_time(), "attempt": self._database.attempt}
+        with self._disk_errors(f"checkpoint step-{self.steps}"):
+            saved.write_rollout(self.path / "rollout", rollout, self._about())
+            saved.write_policy(self.path / "policy", states, self._about())
+            folder = self.path / "checkpoints"
+            checkpoint.commit(folder, self.steps, states, run, machine.describe(), about, self._keep_checkpoints)
+        self._checkpointed = time.monotonic()
+
+    def _pulse(self) -> None:
+        if time.monotonic() - self._pulsed >= PULSE:
+            self._database.flush()
+            with self._disk_errors("status.json"):
+                self._status("running")
+            self._pulsed = time.monotonic()
+
+    # Beginning and end.
+
+    def __enter__(self) -> Self:
+        torn = self._find() if self._resume else []
+        self._database = Database(self.path / "metrics.sqlite", self._update, machine.versions())
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._database.close)
+            self._history = deque(self._database.history(HISTORY), HISTORY)
+            self._episodes = deque(self._database.last_episodes(EPISODES), EPISODES)
+            self._entered = time.monotonic()
+            with self._disk_errors("status.json"):
+                self._status("running")
+            undo.pop_all()
+        self._interrupts.install()
+        if self._resume:
+            self._say_start(torn)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._interrupts.remove()
+        self._progress.stop()
+        stopped = error is None or isinstance(error, KeyboardInterrupt)
+        state = "failed" if not stopped else "finished" if self._stage == "finished" else "stopped"
+        said = None if error is None or stopped else _describe(error)
+        if said and not isinstance(error, Tripped):
+            self._database.event(self._tick, "stop", "non_finite" if isinstance(error, NonFinite) else "error", said)
+        # A full disk must not hide the error that is on its way.
+        guard = contextlib.nullcontext() if error is None else contextlib.suppress(RunFailed, sqlite3.Error)
+        with guard:
+            self._database.close()
+        with guard, self._disk_errors("status.json"):
+            self._status(state, said)
+
+    def _find(self) -> list[str]:
+        """Take up the last whole checkpoint; returns a line for each later one that is torn."""
+        for folder in ("", "checkpoints", "policy", "best", "rollout"):
+            checkpoint.sweep(self.path / folder)
+        self._checkpoint, torn = checkpoint.latest(self.path / "checkpoints")
+        if self._checkpoint:
+            run = self._checkpoint.body["run"]
+            self.resumed = True
+            self.steps, self._update, self._tokens = run["steps"], run["update"], run["tokens"]
+            self._best, self._active = run["best"], set(run["active"])
+        return torn
+
+    def _say_start(self, torn: list[str]) -> None:
+        start = (
+            f"goes on from step-{self.steps}" if self.resumed else "no checkpoint was made: starts from the beginning"
+        )
+        self._progress.line(f"{self.path}: {start}")
+        for line in torn:
+            self.note("warn", "checkpoint", f"{line}; used step-{self.steps} instead")
+        if (rows := self._database.ticks()) != self._update:
+            text = f"metrics.sqlite holds {rows} of the {self._update} updates before step-{self.steps}"
+            self.note("warn", "database", text)
+
+    def _say_differences(self) -> None:
+        before = self._checkpoint.body["machine"] if self._checkpoint else machine.describe()
+        if differs := machine.differences(before, machine.describe()):
+            self.note("note", "machine", f"bits may differ from those of an uninterrupted run: {differs}")
+
+    def _status(self, state: str, error: str | None = None) -> None:
+        done = {"update": self._update, "steps": self.steps, "total": self._total}
+        self.directory.write_status(state, attempt=self._database.attempt, **done, error=error)
+
+    @property
+    def _tick(self) -> int:
+        """The update that an event belongs to; one that is not completed is never part of a checkpoint."""
+        return self._update + (self._stage == "in update")
+
+    def _about(self) -> dict[str, Any]:
+        """What a policy file says about itself; nothing in it differs between an interrupted run and another."""
+        config = self.directory.config
+        named = {name: config[name] for name in ("format", "algorithm", "target", "seed")}
+        return {**named, "update": self._update, "steps": self.steps}
+
+    def _wall_time(self) -> float:
+        before = self._checkpoint.body["about"]["wall_time"] if self._checkpoint else 0.0
+        return float(before + time.monotonic() - self._entered)
+
+    def _per_second(self) -> float:
+        return (self.steps - self._began_at) / max(time.monotonic() - self._began, 1e-9)
+
+    def _last_good(self) -> str:
+        found = checkpoint.found(self.path / "checkpoints")
+        return f"the last good checkpoint is {found[-1][1].name}" if found else "there is no checkpoint yet"
+
+    @contextlib.contextmanager
+    def _disk_errors(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RunFailed(
+                f"{self.path}: cannot write {what}: {error.strerror or error}; {self._last_good()}"
+            ) from error
+
+
+def _describe(error: BaseException) -> str:
+    """An error in one line; one of ours speaks for itself."""
+    text = str(error) if isinstance(error, (RunFailed, UserError)) else f"{type(error).__name__}: {error}"
+    return " ".join(text.split())

@@ -1,0 +1,263 @@
+"""Settings: one frozen flat dataclass an algorithm, each field with its meaning, unit and range; schedules; TOML out.
+
+A value comes from Python, from a TOML file or from the command line as text; all three meet the same checks here, before
+anything is built. An unknown name fails with the nearest one, or with ours where it is a peer's word for the same thing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from advantage.errors import UserError, nearest
+
+Schedule = float | str
+"""A number, or "lin_2.5e-4": from that value down a line to 0 at the end of the budget."""
+
+PEERS_WORDS = {
+    "batch_size": "minibatch_size",
+    "clip_coef": "eps_low and eps_high",
+    "clip_range": "eps_low and eps_high",
+    "clip_range_vf": "value_clip",
+    "clip_vloss": "value_clip",
+    "cliprange": "eps_low and eps_high",
+    "entropy_coef": "ent_coef",
+    "epsilon": "eps_low and eps_high",
+    "kl_coef": "beta",
+    "lam": "gae_lambda",
+    "lambda": "gae_lambda",
+    "lr": "learning_rate",
+    "n_envs": "num_envs",
+    "n_epochs": "epochs",
+    "n_steps": "num_steps",
+    "norm_adv": "normalize_advantages",
+    "normalize_advantage": "normalize_advantages",
+    "num_epochs": "epochs",
+    "num_minibatches": "minibatch_size (in steps)",
+    "policy_kwargs": "network, activation and share_trunk",
+    "ppo_epochs": "epochs",
+    "total_timesteps": "steps",
+    "update_epochs": "epochs",
+    "value_coef": "vf_coef",
+    "value_loss_coef": "vf_coef",
+}
+
+T = TypeVar("T")
+
+
+def setting(
+    default: Any,
+    meaning: str,
+    *,
+    unit: str = "",
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    """A dataclass field that knows its meaning, unit and range (`low` ≤ value ≤ `high`, or value > `above`)."""
+    metadata = {"meaning": meaning, "unit": unit, "low": low, "high": high, "above": above, "choices": choices}
+    if isinstance(default, dict):
+        return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class Common:
+    """What every run has: a budget, held-out evaluations, checkpoints."""
+
+    steps: int = setting(1_000_000, "budget of the whole run", unit="environment steps; updates in language", low=1)
+    eval_every: int = setting(0, "steps between held-out evaluations, 0 for none", unit="steps", low=0)
+    eval_episodes: int = setting(20, "episodes of a held-out evaluation", low=1)
+    checkpoint_every: float = setting(10.0, "time between checkpoints, 0 for every update", unit="seconds", low=0)
+    keep_checkpoints: int = setting(2, "how many checkpoints stay", low=1)
+    threads: int = setting(1, "torch threads; small networks are fastest with one", low=1)
+
+
+def resolve(kind: type[T], given: Mapping[str, Any]) -> T:
+    """Settings of a kind from the given names and values, text or not; the rest keeps its default.
+
+    Raises:
+        UserError: an unknown name, a value of the wrong type or out of range: one line with the value and the fix.
+    """
+    hints = typing.get_type_hints(kind)
+    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    values = {}
+    for name, value in given.items():
+        if name not in fields:
+            raise UserError(_unknown(name, fields))
+        values[name] = _checked(name, _typed(name, value, hints[name]), fields[name].metadata)
+    return kind(**values)
+
+
+def at(settings: T, remaining: float) -> T:
+    """The settings of this moment: every schedule replaced by its value with this share of the budget still to go."""
+    changes = {}
+    for field in dataclasses.fields(settings):  # type: ignore[arg-type]
+        value = getattr(settings, field.name)
+        if isinstance(value, str) and value.startswith("lin_"):
+            changes[field.name] = scheduled(value, remaining)
+    return dataclasses.replace(settings, **changes) if changes else settings  # type: ignore[type-var]
+
+
+def scheduled(schedule: Schedule, remaining: float) -> float:
+    """Value of a schedule when `remaining` in [0, 1] of the budget is left; never below 0.
+
+    >>> scheduled("lin_0.5", 0.5)
+    0.25
+    """
+    if isinstance(schedule, str):
+        return float(schedule.removeprefix("lin_")) * max(remaining, 0.0)
+    return schedule
+
+
+def to_dict(settings: Any) -> dict[str, Any]:
+    """Names and plain values, in the order of definition; None is left out (TOML has none)."""
+    pairs = ((field.name, getattr(settings, field.name)) for field in dataclasses.fields(settings))
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in pairs if value is not None}
+
+
+def to_toml(document: Mapping[str, Any]) -> str:
+    """TOML of plain values and of tables, which come last; a mapping inside a table becomes an inline table."""
+    lines = [f"{name} = {_toml(value)}" for name, value in document.items() if not isinstance(value, Mapping)]
+    for name, table in document.items():
+        if isinstance(table, Mapping):
+            lines += ["", f"[{name}]"] + [f"{key} = {_toml(value)}" for key, value in table.items()]
+    return "\n".join(lines) + "\n"
+
+
+def describe(kind: type) -> list[tuple[str, str, str]]:
+    """Name, default and meaning (with unit and range) of every setting of a kind, for help texts and docs."""
+    rows = []
+    for field in dataclasses.fields(kind):
+        about = field.metadata
+        default = field.default if field.default is not dataclasses.MISSING else {}
+        span = [about["unit"]] if about["unit"] else []
+        if about["choices"]:
+            span.append(" | ".join(about["choices"]))
+        if about["above"] is not None:
+            span.append(f"> {about['above']:g}")
+        if about["low"] is not None or about["high"] is not None:
+            low = "" if about["low"] is None else f"{about['low']:g}"
+            span.append(f"{low} … {about['high']:g}" if about["high"] is not None else f"≥ {low}")
+        rows.append((field.name, _toml(default), about["meaning"] + (f" [{', '.join(span)}]" if span else "")))
+    return rows
+
+
+def parse_pairs(pairs: list[str], option: str) -> dict[str, str]:
+    """NAME=VALUE texts of the command line as a mapping."""
+    parsed = {}
+    for pair in pairs:
+        name, sign, value = pair.partition("=")
+        if not sign or not name.strip():
+            raise UserError(f"{option} got {pair!r}; write NAME=VALUE")
+        parsed[name.strip()] = value.strip()
+    return parsed
+
+
+def plain_value(text: Any) -> Any:
+    """What a text from the command line says: a TOML value where it reads as one, else the text itself."""
+    if not isinstance(text, str):
+        return text
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return {"True": True, "False": False}.get(text, text)
+
+
+def _unknown(name: str, fields: Mapping[str, Any]) -> str:
+    known = PEERS_WORDS.get(name)
+    if known and known.split()[0] in fields:
+        return f"{name} is called {known} here"
+    return f"there is no setting {name!r}; {nearest(name, fields)}"
+
+
+def _typed(name: str, value: Any, hint: Any) -> Any:
+    """The value as the field's type, from text or from a plain Python or TOML value."""
+    allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if type(None) in allowed and value in (None, "none", "None", ""):
+        return None
+    if str in allowed and float not in allowed:
+        return str(value)
+    plain = plain_value(value)
+    for kind in allowed:
+        converted = _as(kind, plain)
+        if converted is not None:
+            return converted
+    if str in allowed and isinstance(value, str) and _is_schedule(value):
+        return value
+    raise UserError(f"{name} is {value!r}; it must be {_kind_name(hint)}")
+
+
+def _as(kind: Any, plain: Any) -> Any:
+    if kind is bool:
+        return plain if isinstance(plain, bool) else {0: False, 1: True}.get(plain) if plain in (0, 1) else None
+    if isinstance(plain, bool):
+        return None
+    if kind is int:
+        whole = isinstance(plain, int) or (isinstance(plain, float) and plain.is_integer())
+        return int(plain) if whole else None
+    if kind is float:
+        return float(plain) if isinstance(plain, int | float) else None
+    if typing.get_origin(kind) is tuple:
+        parts = plain.split(",") if isinstance(plain, str) else plain if isinstance(plain, list | tuple) else [plain]
+        sizes = [_as(int, plain_value(part)) for part in parts]
+        return None if None in sizes else tuple(sizes)
+    if kind is dict or typing.get_origin(kind) is dict:
+        return dict(plain) if isinstance(plain, Mapping) else None
+    return None
+
+
+def _is_schedule(text: str) -> bool:
+    try:
+        return text.startswith("lin_") and math.isfinite(float(text[4:]))
+    except ValueError:
+        return False
+
+
+def _kind_name(hint: Any) -> str:
+    if hint == Schedule:
+        return 'a number or a schedule such as "lin_2.5e-4"'
+    words = {int: "a whole number", float: "a number", bool: "true or false", type(None): "none"}
+    allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    return " or ".join(words.get(kind, "whole numbers such as 64,64") for kind in allowed)
+
+
+def _checked(name: str, value: Any, about: Mapping[str, Any]) -> Any:
+    if about["choices"] and value is not None and value not in about["choices"]:
+        raise UserError(f"{name} is {value!r}; it must be one of {', '.join(about['choices'])}")
+    numbers = value if isinstance(value, tuple) else (value,)
+    for number in numbers:
+        if isinstance(number, str) and number.startswith("lin_"):
+            number = float(number[4:])
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            continue
+        low, high, above = about["low"], about["high"], about["above"]
+        if not math.isfinite(number):
+            raise UserError(f"{name} is {value}; it must be finite")
+        if above is not None and number <= above:
+            raise UserError(f"{name} is {value}; it must be above {above:g}")
+        if (low is not None and number < low) or (high is not None and number > high):
+            bounds = f"at least {low:g}" if high is None else f"in {low:g} … {high:g}"
+            raise UserError(f"{name} is {value}; it must be {bounds}")
+    return value
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{json.dumps(key)} = {_toml(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    if value is None:
+        return '"none"'
+    return repr(value)

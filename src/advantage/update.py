@@ -1,0 +1,307 @@
+"""From a rollout to new parameters: estimate, minibatches, ascend. The same road for control and for language."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from advantage.core import clipped_surrogate, discounts, gae, kl_k3, policy_gradient, td_residual, traces
+from advantage.core.dialects import DIALECTS
+from advantage.errors import NonFinite
+from advantage.settings import at
+from advantage.trajectory import Batch, Evaluation, Policy, Rollout
+
+Objective = Callable[[Evaluation, Batch, Any], Tensor]
+"""The equation of an algorithm over plain tensors, maximised: (what the policy says, batch, settings of now) → scalar."""
+
+
+S = TypeVar("S", bound=Any)
+
+
+class Moment(Protocol):
+    """Where a run stands when an update begins."""
+
+    steps: int
+    total: int
+
+    @property
+    def remaining(self) -> float:
+        """Share of the budget still to go, in [0, 1]."""
+        ...
+
+
+class Optimizer(Protocol):
+    """What the update asks of an optimiser: one of torch's, or `advantage.adam.FlatAdam`."""
+
+    param_groups: list[dict[str, Any]]
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forgets the gradients."""
+        ...
+
+    def step(self) -> Any:
+        """One step down the gradients."""
+        ...
+
+
+class Permuter(Protocol):
+    """What draws the order of rows: a NumPy generator, or a test that gives an order of its own."""
+
+    def permutation(self, n: int, /) -> Any:
+        """The numbers 0 … n − 1 in some order."""
+        ...
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimiser step: its batch, what the policy said before it, the objective's value, the gradient's norm."""
+
+    batch: Batch
+    new: Evaluation
+    objective: Tensor
+    gradient_norm: float
+    taken: bool
+
+
+def estimate(rollout: Rollout, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
+    """Advantages by GAE and the critic's targets, from the values of the collecting critic.
+
+        δ_t = r_t + γ_t V(s_{t+1}) − V(s_t);   Â_t = δ_t + γ_t λ_t Â_{t+1};   target Â_t + V(s_t)
+
+    Args:
+        rollout: with `rewards`, `values` and `next_values`.
+        gamma, lam: γ and λ in [0, 1].
+
+    Returns:
+        advantages and returns, (streams, time). On masked rows they mean nothing.
+
+    Source: Schulman et al. 2016, equation 16.
+    """
+    if rollout.rewards is None or rollout.values is None or rollout.next_values is None:
+        raise ValueError("estimate needs rewards, values and next_values in the rollout")
+    factors = discounts(rollout.terminated, gamma, rollout.rewards.dtype)
+    delta = td_residual(rollout.rewards, rollout.values, rollout.next_values, factors)
+    advantages = gae(delta, factors, traces(rollout.cut, lam, rollout.rewards.dtype))
+    return advantages, advantages + rollout.values
+
+
+def minibatches(data: Batch, epochs: int, size: int, rng: Permuter) -> Iterator[Batch]:
+    """Every row once an epoch, in a new order, `size` rows at a time; the last minibatch of an epoch may be smaller.
+
+    Each minibatch is counted anew: it is the whole batch of its optimiser step. Rows of one `unit` stay together; a
+    minibatch is then as large as `size` admits, and larger only where one unit is.
+    """
+    for _ in range(epochs):
+        order, ends = _order(data, size, rng)
+        shuffled = data.rows(order)  # one gather an epoch; the minibatches are views of it
+        start = 0
+        for end in ends:
+            yield shuffled.rows(slice(start, end)).counted()
+            start = end
+
+
+def ascend(
+    policy: Policy,
+    optimizer: Optimizer,
+    objective: Objective,
+    batch: Batch,
+    now: Any,
+    accept: Callable[[Evaluation, Batch], bool] | None = None,
+) -> Step:
+    """One optimiser step up the objective: evaluate, differentiate, clip, step.
+
+    Args:
+        policy: answers `evaluate(batch)`.
+        optimizer: over the parameters to train; its own parameters are those whose gradient is clipped.
+        objective: maximised; the sign is turned here and nowhere else.
+        batch: one minibatch with its counts.
+        now: settings of this moment, with `max_grad_norm` and `micro_batch` (rows that fit in memory at once, or None).
+        accept: asked with what the policy says before the step; where it answers False, no step is taken.
+
+    Raises:
+        NonFinite: the gradient has a NaN or an infinity; the parameters are as they were.
+    """
+    optimizer.zero_grad(set_to_none=True)
+    said, total = [], torch.zeros(())
+    for part in _micro_batches(batch, now.micro_batch):
+        new = policy.evaluate(part)
+        value = objective(new, part, now)
+        (-value).backward()
+        said.append(new.detach())
+        total = total + value.detach()
+    new = said[0] if len(said) == 1 else _joined(said)
+    norm = _clip_gradient(optimizer, now.max_grad_norm)
+    if not math.isfinite(norm):
+        kind = "objective" if not torch.isfinite(total) else "gradient"
+        raise NonFinite(f"the {kind} of a minibatch of {len(batch)} rows is not finite ({float(total):g}, norm {norm:g})")
+    taken = accept is None or accept(new, batch)
+    if taken:
+        optimizer.step()
+    return Step(batch, new, total, norm, taken)
+
+
+def descend(optimizer: Optimizer, loss: Tensor, max_grad_norm: float) -> float:
+    """One optimiser step down a loss, with the gradient's global norm clipped; returns the norm before clipping.
+
+    Raises:
+        NonFinite: the gradient has a NaN or an infinity; the parameters are as they were.
+    """
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    norm = _clip_gradient(optimizer, max_grad_norm)
+    if not math.isfinite(norm):
+        raise NonFinite(f"the gradient of a loss of {float(loss):g} is not finite (norm {norm:g})")
+    optimizer.step()
+    return norm
+
+
+def schedule(settings: S, update: Moment, rollout: Rollout, optimizer: Optimizer) -> S:
+    """The settings of this update, its schedules read, and the learning rate handed to the optimiser.
+
+    A schedule is read where the update's budget stood when it began: the first one at its full value, none below 0. The
+    sb3 dialect reads it behind the rollout.
+    """
+    remaining = update.remaining
+    if DIALECTS[settings.numerics].schedule_after_rollout:
+        remaining = max(0.0, 1.0 - (update.steps + rollout.steps) / update.total)
+    now = at(settings, remaining)
+    for group in optimizer.param_groups:
+        group["lr"] = now.learning_rate
+    return now
+
+
+def statistics(data: Batch, steps: Sequence[Step], now: Any) -> dict[str, float]:
+    """What the literature plots of an update, over all steps that were taken, computed once after it.
+
+    Args:
+        data: the whole rollout as a batch, with raw advantages, returns and the collecting critic's values.
+        steps: what `ascend` returned.
+        now: settings of this moment; the clip fraction is taken where they have a clip range.
+    """
+    taken = [step for step in steps if step.taken]
+    norms = [step.gradient_norm for step in steps]
+    found = {
+        "train/learning_rate": now.learning_rate,
+        "train/minibatches": float(len(taken)),
+        "train/stopped_early": float(len(taken) < len(steps)),
+        "train/gradient_norm": sum(norms) / len(norms),
+        "train/gradient_norm_max": max(norms),
+        "train/loss": -float(torch.stack([step.objective for step in steps]).mean()),
+    }
+    logp, logp_old, advantages, entropy, values, returns = (_column(taken or steps, name) for name in _STEP_COLUMNS)
+    if logp is not None and logp_old is not None:
+        first = steps[0]
+        found["train/first_ratio_error"] = float((_of(first, "logp") - _of(first, "logp_old")).expm1().abs().max())
+        ratio = (logp - logp_old).exp()
+        found["train/approx_kl"] = float(kl_k3(logp_old, logp).mean())
+        found["train/ratio_min"], found["train/ratio_max"] = float(ratio.min()), float(ratio.max())
+        eps_low, eps_high = getattr(now, "eps_low", None), getattr(now, "eps_high", None)
+        if advantages is not None and eps_low is not None and eps_high is not None:
+            outside = (ratio < 1.0 - eps_low) | (ratio > 1.0 + eps_high)
+            found["train/clip_fraction"] = float(outside.float().mean())
+            found["train/policy_gradient_loss"] = -float(clipped_surrogate(ratio, advantages, eps_low, eps_high).mean())
+        elif advantages is not None:
+            found["train/policy_gradient_loss"] = -float(policy_gradient(logp, advantages).mean())
+    if entropy is not None:
+        found["train/entropy"] = float(entropy.mean())
+    if values is not None and returns is not None:
+        found["train/value_loss"] = float((values - returns).square().mean())
+    return found | _of_fresh_data(data)
+
+
+def _of_fresh_data(data: Batch) -> dict[str, float]:
+    """Of the rollout before it was trained on: advantages as estimated, and how well the critic foresaw the returns."""
+    found = {}
+    if data.advantages is not None:
+        a = _true(data, data.advantages)
+        deviation = a - a.mean()
+        std = deviation.square().mean().sqrt()
+        skew = (deviation**3).mean() / std**3 if std > 0 else torch.zeros(())
+        found = {"train/advantage_mean": float(a.mean()), "train/advantage_std": float(std)}
+        found["train/advantage_skew"] = float(skew)
+    if data.returns is not None and data.values_old is not None:
+        values, returns = _true(data, data.values_old), _true(data, data.returns)
+        error = returns - values
+        spread = returns.var(correction=0)
+        found["train/value_mean"], found["train/return_mean"] = float(values.mean()), float(returns.mean())
+        found["train/value_error"] = float(error.abs().mean())
+        if spread > 0:
+            found["train/explained_variance"] = 1.0 - float(error.var(correction=0) / spread)
+    return found
+
+
+_STEP_COLUMNS = ("logp", "logp_old", "advantages", "entropy", "values", "returns")
+
+
+def _of(step: Step, name: str) -> Tensor:
+    source = step.new if hasattr(step.new, name) else step.batch
+    column: Tensor = getattr(source, name)
+    return _true(step.batch, column)
+
+
+def _column(steps: Sequence[Step], name: str) -> Tensor | None:
+    source = steps[0].new if hasattr(steps[0].new, name) else steps[0].batch
+    return None if getattr(source, name) is None else torch.cat([_of(step, name) for step in steps])
+
+
+def _true(batch: Batch, column: Tensor) -> Tensor:
+    return column.reshape(-1) if batch.mask is None else column[batch.mask]
+
+
+def _order(data: Batch, size: int, rng: Permuter) -> tuple[Tensor, list[int]]:
+    """An order of all rows, and the ends of minibatches in it."""
+    if data.unit is None:
+        order = torch.as_tensor(rng.permutation(len(data)), device=_device(data))
+        return order, [*range(size, len(data), size), len(data)]
+    units, unit = torch.unique(data.unit, return_inverse=True)
+    place = torch.as_tensor(rng.permutation(len(units)), device=unit.device)[unit]
+    order = place.argsort(stable=True)
+    return order, _ends(place[order], size)
+
+
+def _ends(unit: Tensor, size: int) -> list[int]:
+    """Where to cut sorted rows so that no unit is parted and a part has at most `size` rows, if a unit has not more."""
+    ends, filled, last = [], 0, 0
+    for end in torch.unique_consecutive(unit, return_counts=True)[1].cumsum(0).tolist():
+        if end - filled > size and last > filled:
+            ends.append(last)
+            filled = last
+        last = end
+    return [*ends, last]
+
+
+def _micro_batches(batch: Batch, size: int | None) -> Iterator[Batch]:
+    if size is None or size >= len(batch):
+        yield batch
+        return
+    ends = [*range(size, len(batch), size), len(batch)] if batch.unit is None else _ends(batch.unit, size)
+    start = 0
+    for end in ends:
+        yield batch.rows(slice(start, end))
+        start = end
+
+
+def _joined(parts: Sequence[Evaluation]) -> Evaluation:
+    columns = [[getattr(part, name) for part in parts] for name in ("logp", "entropy", "values")]
+    return Evaluation(*(None if column[0] is None else torch.cat(column) for column in columns))
+
+
+def _clip_gradient(optimizer: Optimizer, max_norm: float) -> float:
+    """Scales the gradient down to a global norm of at most `max_norm`; returns the norm before."""
+    parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norm = float(torch.nn.utils.get_total_norm(gradients) if len(gradients) > 1 else gradients[0].norm())
+    if norm > max_norm:
+        for gradient in gradients:
+            gradient.mul_(max_norm / (norm + 1e-6))
+    return norm
+
+
+def _device(batch: Batch) -> torch.device:
+    device: torch.device = batch.logp_old.device if batch.logp_old is not None else torch.device("cpu")
+    return device

@@ -1,0 +1,125 @@
+"""The table of all tripwires. A new one is a check in a file beside this one and a row here; nothing else names it."""
+
+from __future__ import annotations
+
+from advantage.watch import behaviour, critic, learning
+from advantage.watch.tripwire import Tripwire
+
+TRIPWIRES: tuple[Tripwire, ...] = (
+    Tripwire(
+        "non_finite",
+        "stop",
+        learning.non_finite,
+        meaning="A number that the run computed is NaN or infinite. Every parameter it touches is lost from "
+        "here on, so the run stops; its last checkpoint is from before.",
+        advice="Begin with the first quantity named. A reward or an observation: the environment is at "
+        "fault, look for divisions and for physics without bounds. A loss or a gradient: lower "
+        "learning_rate and max_grad_norm, set normalize_observations and normalize_rewards.",
+    ),
+    Tripwire(
+        "first_ratio",
+        "warn",
+        learning.first_ratio,
+        meaning="Before the first step of an update the policy that learns is the one that acted, so the "
+        "ratio of their probabilities is 1. It is not: every ratio and every clip after it is wrong "
+        "by as much.",
+        advice="In a network of your own look for dropout or batch norm left in training mode, observation "
+        "statistics that moved between acting and learning, an action clipped before it was scored, a "
+        "mask or a temperature that only one side applies.",
+    ),
+    Tripwire(
+        "kl_runaway",
+        "warn",
+        learning.kl_runaway,
+        meaning="An update moves the policy further than the rollout it learns from can vouch for. Returns "
+        "often break off soon after.",
+        advice="Lower learning_rate first, then epochs. target_kl=0.02 ends an update early; larger rollouts "
+        "(num_envs, num_steps) make its steps less noisy.",
+    ),
+    Tripwire(
+        "entropy_collapse",
+        "warn",
+        learning.entropy_collapse,
+        meaning="The policy has become nearly certain of its actions before the returns show that it was "
+        "worth it. It explores no more and seldom finds its way back.",
+        advice="Raise ent_coef (0.01 is a usual start for discrete actions, less for continuous ones), lower "
+        "learning_rate, and see whether the rewards are so large that they drown the bonus "
+        "(normalize_rewards).",
+    ),
+    Tripwire(
+        "dead_gradients",
+        "warn",
+        learning.dead_gradients,
+        meaning="The objective no longer reaches the parameters: policy and critic stay what they are, "
+        "however long the run goes on.",
+        advice="Look at train/advantage_std (no spread, no signal), at train/clip_fraction (near 1 every "
+        "term is clipped away), at ReLU units that died of one large step, and in a network of your "
+        "own at a detach() or no_grad() on the way.",
+    ),
+    Tripwire(
+        "exploding_gradients",
+        "warn",
+        learning.exploding_gradients,
+        meaning="Gradients before clipping are orders of magnitude above this run's own past. Clipping keeps "
+        "the step small, but its direction is now that of a few samples.",
+        advice="Usually it is the critic: look at train/value_loss and at the size of the rewards, set "
+        "normalize_rewards, lower learning_rate or vf_coef.",
+    ),
+    Tripwire(
+        "flat_advantages",
+        "warn",
+        learning.flat_advantages,
+        meaning="Every action looks as good as every other: there is nothing to learn from, and advantages "
+        "normalised now would be rounding errors made large.",
+        advice="See whether the reward depends on the actions at all and is ever reached. Shape it, let the "
+        "policy explore more (ent_coef), collect longer rollouts (num_steps).",
+    ),
+    Tripwire(
+        "critic_explains_nothing",
+        "warn",
+        critic.unexplained,
+        meaning="The critic predicts fresh returns worse than one constant would. Its errors are in every "
+        "advantage, and the policy learns noise.",
+        advice="Set normalize_observations, give the critic a network of its own (share_trunk=false) or a "
+        "larger vf_coef, and ask whether the observation holds what the return depends on. Until it "
+        "learns, a gae_lambda nearer 1 leans on it less.",
+    ),
+    Tripwire(
+        "critic_memorises",
+        "warn",
+        critic.memorising,
+        meaning="The critic gets better on the data it trains on and no better on the next rollout: it learns "
+        "its rollouts by heart.",
+        advice="Fewer epochs, larger rollouts, a smaller critic. The falling loss is no progress; judge the "
+        "critic by train/explained_variance.",
+    ),
+    Tripwire(
+        "large_returns",
+        "note",
+        critic.large_returns,
+        meaning="The critic's targets are far larger than the outputs it starts with. It spends its first "
+        "updates growing, tanh layers may saturate on the way, and in a shared trunk its loss drowns "
+        "the policy's.",
+        advice="Harmless while train/explained_variance rises. If that stays near 0, set normalize_rewards; "
+        "a lower gamma shrinks returns too.",
+    ),
+    Tripwire(
+        "saturated_actions",
+        "warn",
+        behaviour.saturated_actions,
+        meaning="Nearly all actions are clipped at their bounds: the environment meets the same few actions "
+        "whatever the policy samples, and nothing pulls the mean back in.",
+        advice="Check the bounds and the scale of the action space (rescaling to [-1, 1] helps), lower "
+        "learning_rate, begin with a smaller standard deviation.",
+    ),
+    Tripwire(
+        "falling_returns",
+        "warn",
+        behaviour.falling_returns,
+        meaning="The policy was far better than it is now and has not come back. Dips are ordinary; a fall "
+        "this deep is usually one step too far.",
+        advice="With eval_every set, best/ holds the best policy evaluated. Lower learning_rate or let it "
+        "fall to 0 (lin_3e-4), set target_kl, lower epochs, and see what the other tripwires say "
+        "about the same updates.",
+    ),
+)

@@ -1,0 +1,91 @@
+import math
+import os
+import signal
+import sqlite3
+from contextlib import closing
+
+import pytest
+import torch
+from stateful_loop import exit_code, in_child, make, run_to
+
+from advantage.errors import UserError
+from advantage.runs.live import LiveRun
+from advantage.runs.reader import RunReader
+
+
+def test_tables(tmp_path):
+    run_to(tmp_path / "run", 60, eval_every=30)
+    reader = RunReader(str(tmp_path / "run"))
+    table = reader.metrics()
+    assert {len(column) for column in table.values()} == {10}
+    assert list(table)[:5] == ["update", "env_steps", "tokens", "wall_time", "attempt"]
+    assert table["odd"][0] == 1.0 and math.isnan(table["odd"][1])
+    assert (table["wall_time"][1:] >= table["wall_time"][:-1]).all()
+    episodes = reader.episodes()
+    assert set(episodes["ended"]) == {"terminated"} and len(episodes["return"]) == len(episodes["stream"]) > 3
+    assert reader.keys()["time/fps"][0] == "steps/s" and reader.keys()["odd"] == ("", "")
+    assert reader.attempts()[0]["versions"]["torch"] == torch.__version__
+    assert reader.events() == [{"update": 0, "level": "note", "tripwire": "walk", "text": "set up"}]
+    fields, about = reader.rollout()
+    assert about["update"] == 10 and about["steps"] == 60 and "values" not in fields
+    assert isinstance(fields["actions"], tuple) and fields["context"]["observation"].shape == (2, 3)
+    states, about = reader.policy()
+    assert states.keys() == {"policy", "normalizer"} and states["normalizer"]["count"] == 10
+    assert (about["algorithm"], about["target"], about["seed"], about["steps"]) == ("walk", "Walk-v0", 3, 60)
+
+
+def test_a_live_run_and_a_killed_one(tmp_path):
+    def look(update):
+        if update.index == 4:
+            reader = RunReader(tmp_path / "run")
+            assert reader.status()["state"] == "running" and len(reader.metrics()["update"]) >= 3
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    code = exit_code(in_child(lambda: run_to(tmp_path / "run", 60, at=look, checkpoint_every=0.0)))
+    assert code == -signal.SIGKILL
+    reader = RunReader(tmp_path / "run")
+    assert reader.status()["state"] == "killed"
+    assert reader.metrics()["update"].tolist() == [1, 2, 3, 4]
+    with closing(sqlite3.connect(tmp_path / "run" / "metrics.sqlite")) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_a_run_that_has_nothing_yet(tmp_path):
+    with make(tmp_path / "run"):
+        reader = RunReader(tmp_path / "run")
+        assert reader.status() == {"state": "new"} and reader.events() == [] and reader.checkpoints() == []
+        assert len(reader.metrics()["update"]) == 0
+        for read in (reader.policy, reader.rollout):
+            with pytest.raises(UserError, match="first checkpoint"):
+                read()
+
+
+def test_reading_writes_nothing(tmp_path):
+    run_to(tmp_path / "run", 12)
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    reader = RunReader(tmp_path / "run")
+    reader.metrics(), reader.status(), reader.policy(12)
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+
+
+def test_not_a_run_newer_and_torn(tmp_path):
+    with pytest.raises(UserError, match="no such run"):
+        RunReader(tmp_path / "absent")
+    run_to(tmp_path / "run", 12)
+    with closing(sqlite3.connect(tmp_path / "run" / "metrics.sqlite")) as connection:
+        connection.execute("PRAGMA user_version = 9")
+    with pytest.raises(UserError, match="upgrade advantage"):
+        RunReader(tmp_path / "run").metrics()
+    (tmp_path / "run" / "metrics.sqlite").write_bytes(b"noise" * 1000)
+    with pytest.raises(UserError, match=r"metrics\.sqlite: cannot be read"):
+        RunReader(tmp_path / "run").metrics()
+
+
+def test_text_columns_of_finish_reasons(tmp_path):
+    from advantage.trajectory import Rollout
+
+    mask = torch.ones(2, 1, dtype=torch.bool)
+    with LiveRun(make(tmp_path / "run"), quiet=True, clock="updates") as run:
+        for _ in run.updates(1):
+            run.log({}, Rollout({}, mask, mask, mask, mask, finish_reason=("stop", "length")), [])
+    assert RunReader(tmp_path / "run").rollout()[0]["finish_reason"] == ("stop", "length")
