@@ -36,11 +36,6 @@ class Calibration:
         spread = float(self.returns.var())
         return 1.0 - float((self.returns - self.values).var()) / spread if spread > 0 else None
 
-    @property
-    def bias(self) -> float:
-        """Mean of V − G."""
-        return float((self.values - self.returns).mean())
-
     def bins(self) -> tuple[Array, Array, Array, Array]:
         """Equal numbers of steps, by value: the mean value, the mean return, and the middle half of the returns, (bins,) each."""
         order = np.argsort(self.values, kind="stable")

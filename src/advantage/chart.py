@@ -50,13 +50,13 @@ class Scale:
         """Distance from the lower end, in drawing units."""
         return (values - self.low) / (self.high - self.low) * SIDE
 
-    def ticks(self, count: int) -> list[float]:
-        """About that many round numbers (1, 2 or 5 times a power of ten apart) on the axis."""
+    def ticks(self, count: int) -> list[tuple[float, str]]:
+        """About that many round numbers (1, 2 or 5 times a power of ten apart) on the axis, and how to write them."""
         rough = (self.high - self.low) / count
         power = 10.0 ** math.floor(math.log10(rough))
-        step = next(power * nice for nice in (1, 2, 5, 10) if power * nice >= rough * 0.999)
+        step = next(power * nice for nice in (1, 2, 5, 10) if power * nice >= rough * 0.7)
         first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
-        return [tick * step for tick in range(first, last + 1)]
+        return [(tick * step, short(tick * step, step)) for tick in range(first, last + 1)]
 
 
 def chart(
@@ -82,7 +82,7 @@ def chart(
         return element("figure", caption, element("div", nothing, class_=f"plot {shape}"))
     drawn = [*_rules(up), *([_diagonal()] if shape == "square" else []), *_layers(lines, across, up)]
     picture = element("svg", *drawn, view_box=f"0 0 {SIDE} {SIDE}", preserve="none", role="img", label=title)
-    words = [*_words(across, up, 3 if shape == "small" else 6)]
+    words = [*_words(across, up, 6 if shape == "tall" else 3)]
     if shape != "small":
         words.append(element("span", text(x_unit), class_="unit"))
     return element("figure", caption, _legend(layers), element("div", picture, *words, class_=f"plot {shape}"))
@@ -125,7 +125,7 @@ def _scale(low: float, high: float, margin: float) -> Scale:
 
 
 def _rules(up: Scale) -> list[Html]:
-    heights = SIDE - up(np.array(up.ticks(4)))
+    heights = SIDE - up(np.array([tick for tick, _ in up.ticks(4)]))
     return [element("path", class_="rule", d="".join(f"M0 {height:.1f}H{SIDE}" for height in heights))]
 
 
@@ -135,10 +135,8 @@ def _diagonal() -> Html:
 
 def _words(across: Scale, up: Scale, columns: int) -> list[Html]:
     """The ticks' numbers, placed in per cent of the drawing."""
-    ys, xs = up.ticks(4), across.ticks(columns)
-    tops, lefts = 100 - up(np.array(ys)) / 10, across(np.array(xs)) / 10
-    beside = [(short(y), "y", f"top:{at:.2f}%") for y, at in zip(ys, tops, strict=True)]
-    below = [(short(x), "x", f"left:{at:.2f}%") for x, at in zip(xs, lefts, strict=True)]
+    beside = [(word, "y", f"top:{float(100 - up(np.array(y)) / 10):.2f}%") for y, word in up.ticks(4)]
+    below = [(word, "x", f"left:{float(across(np.array(x)) / 10):.2f}%") for x, word in across.ticks(columns)]
     return [element("span", text(word), class_=side, style=style) for word, side, style in beside + below]
 
 

@@ -99,13 +99,17 @@ def number(value: float | None) -> str:
     return (shown.rstrip("0").rstrip(".") if "." in shown else shown).replace("-", "−")
 
 
-def short(value: float) -> str:
-    """A number for an axis.
+def short(value: float, step: float) -> str:
+    """A number for an axis, to the place that tells it from its neighbours.
 
-    >>> short(0), short(250), short(20_000), short(1_500_000), short(0.05)
-    ('0', '250', '20k', '1.5M', '0.05')
+    >>> short(0, 1), short(20_000, 5_000), short(1.5e6, 5e5), short(0.05, 0.05), short(50.002, 0.002)
+    ('0', '20k', '1.5M', '0.05', '50.002')
     """
-    for least, size, letter in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
+    if value == 0:
+        return "0"
+    for least, size, letter in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k"), (0, 1, "")):
         if abs(value) >= least:
-            return f"{value / size:.4g}{letter}".replace("-", "−")
-    return f"{value:.4g}".replace("-", "−")
+            places = max(0, math.ceil(-math.log10(step / size) - 1e-9))
+            break
+    shown = f"{value:.2g}" if places > 5 or abs(value) >= 1e13 else f"{value / size:.{places}f}{letter}"
+    return shown.replace("-", "−")

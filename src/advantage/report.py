@@ -18,7 +18,6 @@ from advantage.doctor import Symptom, diagnose
 from advantage.errors import RunFailed, UserError
 from advantage.html import Html, element, join, number, page, section, table, text
 from advantage.runs import durable
-from advantage.runs.progress import duration
 from advantage.runs.reader import RunReader
 from advantage.settings import describe, to_toml
 
@@ -26,20 +25,25 @@ SPECKS = 1500  # single episodes or steps drawn at most, evenly picked: a page s
 ROWS = 12  # evaluations listed at most; all are drawn
 SCORES = {"rollout/ep_rew_mean": "training, mean of the last 100 episodes", "reward": "training, mean reward"}
 
-DIAGNOSTICS: dict[str, dict[str, str]] = {  # title: metric and its name in the legend
+DIAGNOSTICS: dict[str, dict[str, str]] = {  # title: metrics drawn together, each with its name in the legend
     "KL of an update": {"train/approx_kl": ""},
     "Clip fraction": {"train/clip_fraction": ""},
     "Entropy": {"train/entropy": ""},
     "Explained variance": {"train/explained_variance": ""},
     "Value loss": {"train/value_loss": ""},
     "Policy loss": {"train/policy_gradient_loss": ""},
-    "Gradient norm": {"train/gradient_norm": "mean", "train/gradient_norm_max": "largest"},
+    "Whole loss": {"train/loss": ""},
+    "Gradient norm before clipping": {"train/gradient_norm": "mean", "train/gradient_norm_max": "largest"},
     "Probability ratio": {"train/ratio_min": "least", "train/ratio_max": "greatest"},
+    "First ratio's error": {"train/first_ratio_error": ""},
     "Advantage before normalisation": {"train/advantage_mean": "mean", "train/advantage_std": "standard deviation"},
+    "Advantage skewness": {"train/advantage_skew": ""},
     "Value and return": {"train/value_mean": "value", "train/return_mean": "return", "train/value_error": "|difference|"},
     "Episode length": {"rollout/ep_len_mean": "training", "eval/mean_ep_length": "held-out"},
     "Reward of a step": {"rollout/reward_mean": "mean", "rollout/reward_std": "standard deviation"},
     "Learning rate": {"train/learning_rate": ""},
+    "Optimiser steps of an update": {"train/minibatches": ""},
+    "Stopped early": {"train/stopped_early": ""},
     "Seconds of an update": {"time/collect": "collect", "time/update": "update"},
     "Steps per second": {"time/fps": ""},
 }
@@ -79,7 +83,7 @@ def render(reader: RunReader) -> str:
         _tiles(columns, status, episodes, symptoms),
         section("Learning curve", _learning_curve(columns, episodes)),
         section("Held-out evaluation", *_evaluations(columns)),
-        section("What the tripwires saw", _tripwires(symptoms)),
+        section("Tripwires and events", *_tripwires(symptoms)),
         section("Inside the updates", *_diagnostics(columns, reader.keys())),
         section("The critic's calibration", *_calibration(reader)),
         section("Settings", *_settings(config)),
@@ -115,9 +119,7 @@ def _progress(columns: Columns, status: Mapping[str, Any]) -> str:
     if len(columns.steps) == 0:
         return "The run has completed no update."
     steps, seconds = columns.steps[-1], float(columns.table["wall_time"][-1])
-    reached = f"{number(steps)} {columns.unit}" if total in (None, 0, int(steps)) else (
-        f"{number(steps)} of {number(total)} {columns.unit}"
-    )
+    budget = f" of {number(total)}" if total and steps < total else ""
     ending = {
         "finished": "and finished",
         "running": "and is running",
@@ -125,7 +127,7 @@ def _progress(columns: Columns, status: Mapping[str, Any]) -> str:
         "stopped": "and was stopped: advantage resume continues it",
         "failed": f"and failed: {status.get('error') or 'no reason was recorded'}",
     }.get(state, f"and is {state}")
-    return f"It trained for {reached} in {duration(seconds)} {ending}."
+    return f"It trained for {number(steps)}{budget} {columns.unit} in {_lasting(seconds)} {ending}."
 
 
 def _tiles(
@@ -143,7 +145,7 @@ def _tiles(
         ("training return", number(score), "last 100 episodes"),
         (columns.unit, number(steps), f"{number(len(columns.steps))} updates"),
         ("episodes", number(len(episodes["return"])), "finished in training"),
-        ("time", duration(seconds), f"{number(round(steps / seconds)) if seconds else '–'} a second"),
+        ("time", _lasting(seconds), f"{number(round(steps / seconds)) if seconds else '–'} a second"),
         ("warnings", str(grave), "of the tripwires"),
     ]
     parts = [
@@ -168,7 +170,7 @@ def _learning_curve(columns: Columns, episodes: Mapping[str, np.ndarray[Any, Any
         label, marks = "held-out evaluation ± standard deviation", columns.marks("eval/mean_reward")
         low, high = evaluations.values - spread, evaluations.values + spread
         layers.append(Layer(label, evaluations.steps, evaluations.values, low, high, 1, "dots", marks))
-    return chart("Return", layers, columns.unit, about="undiscounted sum of an episode's rewards", shape="tall")
+    return chart("Return", layers, columns.unit, about="of an episode: the undiscounted sum of its rewards", shape="tall")
 
 
 def _evaluations(columns: Columns) -> Iterator[Html]:
@@ -193,10 +195,10 @@ def _evaluations(columns: Columns) -> Iterator[Html]:
         yield element("p", text(f"The last {ROWS} of {len(curve.steps):,} evaluations, and the best."), class_="soft")
 
 
-def _tripwires(symptoms: Sequence[Symptom]) -> Html:
-    if not symptoms:
-        return element("p", text("Nothing: no tripwire fired and no event was recorded."), class_="soft")
-    return element("ul", *(_symptom(symptom) for symptom in symptoms))
+def _tripwires(symptoms: Sequence[Symptom]) -> Iterator[Html]:
+    if not any(symptom.meaning for symptom in symptoms):
+        yield element("p", text("No tripwire fired."), class_="soft")
+    yield element("ul", *(_symptom(symptom) for symptom in symptoms))
 
 
 def _symptom(symptom: Symptom) -> Html:
@@ -223,7 +225,7 @@ def _diagnostics(columns: Columns, keys: Mapping[str, tuple[str, str]]) -> Itera
         if present := {name: label for name, label in group.items() if name in columns.table}:
             layers = [_layer(columns, name, label, i) for i, (name, label) in enumerate(present.items())]
             unit, meaning = keys.get(next(iter(present)), ("", ""))
-            about = f"{meaning} ({unit})" if unit else meaning
+            about = unit if len(present) > 1 else f"{meaning} ({unit})" if unit else meaning
             figures.append(chart(title, layers, columns.unit, about=about))
     yield element("div", *figures, class_="grid")
     yield element("p", text(f"All over {columns.unit}. A shade is what a line's points range over."), class_="soft")
@@ -238,7 +240,6 @@ def _calibration(reader: RunReader) -> Iterator[Html]:
     if found is None:
         yield element("p", text("The run keeps no values: there is no critic to look at."), class_="soft")
         return
-    yield element("p", text(calibration_sentence(found)))
     picked = np.unique(np.linspace(0, len(found.values) - 1, min(SPECKS, len(found.values))).round().astype(int))
     values, returns, low, high = found.bins()
     layers = [
@@ -246,42 +247,56 @@ def _calibration(reader: RunReader) -> Iterator[Html]:
         Layer("tenths by value: mean return, middle half", values, returns, low, high, 0, "dots"),
     ]
     about = "return that followed (up) against the value predicted (across); on the dashed line they agree"
-    yield chart("Value and return", layers, "predicted value", about=about, shape="square")
+    said = [element("p", text(sentence)) for sentence in calibration_sentences(found)]
     if reader.config["settings"].get("normalize_rewards"):
-        yield element("p", text("Both are in units of the normalised reward."), class_="soft")
+        said.append(element("p", text("All in units of the normalised reward."), class_="soft"))
+    drawn = chart("Value and return", layers, "predicted value", about=about, shape="square")
+    yield element("div", drawn, element("div", *said), class_="grid wide")
 
 
-def calibration_sentence(found: Calibration) -> str:
+def calibration_sentences(found: Calibration) -> list[str]:
     """How well the critic foresaw the returns, in words, from the numbers alone."""
-    explained, bias = found.explained_variance, found.bias
-    said = f"Over the {len(found.values):,} steps collected in update {found.update:,}, the critic"
-    said += " met returns that do not vary" if explained is None else (
-        f" explains {explained:.0%} of the variance of the returns" if explained >= 0 else
-        f" is worse than a constant (explained variance {number(explained)})"
-    )
-    said += f" and is on average {number(abs(bias))} too {'high' if bias >= 0 else 'low'}"
+    error, explained = found.values - found.returns, found.explained_variance
+    off, bias = float(np.sqrt(np.mean(error**2))), float(error.mean())
+    said = [
+        f"Over the {len(found.values):,} steps collected in update {found.update:,} the returns are "
+        f"{number(float(found.returns.mean()))} ± {number(float(found.returns.std()))}. The critic is off by {number(off)} "
+        f"(root mean square), on average {number(abs(bias))} too {'high' if bias >= 0 else 'low'}."
+    ]
+    if explained is not None and explained >= 0:
+        said.append(f"It explains {explained:.0%} of the variance of the returns.")
+    elif explained is not None:
+        said.append(f"It foresees their differences worse than a constant (explained variance {number(explained)}).")
     if found.borrowed >= 0.005:
-        said += f". Episodes go on behind the rollout's end: {found.borrowed:.0%} of the weight there is the critic's own"
-    return said + "."
+        said.append(
+            "Where the rollout ends before its episode, the return goes on with the critic's own value: "
+            f"{found.borrowed:.0%} of its weight, on average."
+        )
+    return said
 
 
 def _settings(config: Mapping[str, Any]) -> Iterator[Html]:
-    given = config["settings"]
+    """What differs from the defaults; the rest folded away."""
     known = {}
     if config["algorithm"] in ALGORITHMS:
         known = {name: (default, meaning) for name, default, meaning in describe(module(config["algorithm"]).Settings)}
-    rows, marked = [], []
-    for name, value in given.items():
+    changed, usual = [], []
+    for name, value in config["settings"].items():
         default, meaning = known.get(name, ("", ""))
-        shown = to_toml({"": value if not isinstance(value, Mapping) else [str(value)]}).strip().removeprefix("=").strip()
-        if isinstance(value, Mapping):
-            shown = ", ".join(f"{key} = {entry}" for key, entry in value.items()) or "{}"
-        if default and default != shown:
-            marked.append(len(rows))
-        rows.append([element("code", text(name)), element("code", text(shown)), element("code", text(default)), text(meaning)])
-    if marked:
-        yield element("p", text("Bold where it is not the default."), class_="soft")
-    yield table(["setting", "value", "default", "meaning"], rows, marked=marked)
+        shown = _toml(value)
+        row = [element("code", text(name)), element("code", text(shown)), element("code", text(default)), text(meaning)]
+        (usual if shown == default else changed).append(row)
+    heads = ["setting", "value", "default", "meaning"]
+    if changed:
+        yield table(heads, changed)
+    if usual:
+        said = element("summary", text(f"{len(usual)} settings at their default"))
+        yield element("details", said, table(heads[:2] + heads[3:], [[name, value, about] for name, value, _, about in usual]))
+
+
+def _toml(value: Any) -> str:
+    """A setting as config.toml writes it."""
+    return to_toml({"in": {"value": value}}).rpartition("value = ")[2].strip()
 
 
 def _attempts(reader: RunReader, status: Mapping[str, Any]) -> Iterator[Html]:
@@ -313,6 +328,14 @@ def _known(columns: Columns, name: str) -> tuple[np.ndarray[Any, Any], np.ndarra
 
 def _finite(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return np.where(np.isfinite(values), values, np.nan)
+
+
+def _lasting(seconds: float) -> str:
+    """A duration in words: 12 s, 3 min 20 s, 2 h 5 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def _utc(seconds: float) -> str:

@@ -69,12 +69,12 @@ class Echo(gym.Env[Any, Any]):
 
 
 class Masked(gym.Env[Any, Any]):
-    """Gives the masks it is told to, one a moment, and ends by termination every third step with nothing allowed."""
+    """Gives the masks it is told to, one a moment, and ends by termination after `length` steps, saying nothing."""
 
-    def __init__(self, masks: list[Any], action_space: gym.Space[Any] | None = None) -> None:
+    def __init__(self, masks: list[Any], action_space: gym.Space[Any] | None = None, length: int = 3) -> None:
         self.observation_space = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
         self.action_space = action_space or gym.spaces.Discrete(3)
-        self.masks, self.moment, self.t = masks, -1, 0
+        self.masks, self.length, self.moment, self.t = masks, length, -1, 0
 
     def told(self) -> dict[str, Any]:
         self.moment += 1
@@ -88,5 +88,5 @@ class Masked(gym.Env[Any, Any]):
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         self.t += 1
-        over = self.t == 3
+        over = self.t == self.length
         return np.zeros(1, np.float32), 0.0, over, False, {} if over else self.told()

@@ -8,10 +8,10 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
-from tests.control.scripted import ENDS, Echo, Masked, Scripted
 
 from advantage.control.environments import Envs, check_finite, environment_seed, make_envs
 from advantage.errors import NonFinite, RunFailed, UserError
+from tests.control.scripted import ENDS, Echo, Masked, Scripted
 
 MODES = ["next_step", "same_step", "disabled"]
 
@@ -256,7 +256,7 @@ def test_spaces_without_numbers_are_refused() -> None:
 
 
 def masked(masks: list[Any], mode: str = "same_step", space: gym.Space[Any] | None = None) -> Envs:
-    return make_envs([lambda: Masked(masks, space)] * 2, autoreset=mode)
+    return make_envs([lambda length=length: Masked(masks, space, length) for length in (3, 4)], autoreset=mode)
 
 
 @pytest.mark.parametrize("mode", MODES)

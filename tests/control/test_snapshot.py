@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import random
 from collections import deque
 from collections.abc import Callable
@@ -18,7 +17,6 @@ from advantage.control.environments import Envs, make_envs
 from advantage.control.snapshot import Recorder, _get, _put, restore, snapshot
 from advantage.errors import UserError
 from advantage.runs.encode import dumps, loads
-from tests.control.scripted import Echo, Scripted
 
 MODES = ["next_step", "same_step", "disabled"]
 
@@ -66,7 +64,7 @@ def goes_on(make: Callable[[], Envs], before: int, after: int, started: bool = F
     state = envs.state()
     kept = {name: np.copy(value) for name, value in state.items() if isinstance(value, np.ndarray)}
     expected = play(envs, after, 2)
-    assert sum(isinstance(entry, list) and len(entry) or 0 for entry in expected) > envs.num_envs, "no later resets"
+    assert {episode.stream for episode in expected[-2]} == set(range(envs.num_envs)), "too short: no later resets"
     assert all(np.array_equal(state[name], value) for name, value in kept.items()), "the state holds live arrays"
     new = make()
     if started:
@@ -81,7 +79,7 @@ def goes_on(make: Callable[[], Envs], before: int, after: int, started: bool = F
 
 
 CHEAP: dict[str, tuple[dict[str, Any], int, int]] = {  # arguments, steps before, steps after
-    "CartPole-v1": ({}, 50, 60),
+    "CartPole-v1": ({}, 50, 90),
     "Acrobot-v1": ({"max_episode_steps": 30}, 47, 50),
     "MountainCar-v0": ({"max_episode_steps": 30}, 47, 50),
     "MountainCarContinuous-v0": ({"max_episode_steps": 30}, 47, 50),
@@ -103,14 +101,14 @@ def test_classic_control_and_toy_text(name: str, started: bool) -> None:
 @pytest.mark.parametrize("num_envs", [1, 5])
 def test_the_vector_entry_point_of_cartpole(num_envs: int) -> None:
     for before in range(14, 34):  # some of them between an end and its reset
-        goes_on(lambda: make_envs("CartPole-v1", num_envs), before, 60)
+        goes_on(lambda: make_envs("CartPole-v1", num_envs), before, 90)
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", ["CartPole-v1", "Blackjack-v1"])
 def test_every_moment_of_every_autoreset_mode(name: str, mode: str) -> None:
     for before in range(8, 18):
-        goes_on(lambda: make_envs(name, 3, vectorization="sync", autoreset=mode), before, 40)
+        goes_on(lambda: make_envs(name, 3, vectorization="sync", autoreset=mode), before, 70)
 
 
 @pytest.mark.parametrize("name", ["LunarLander-v3", "LunarLanderContinuous-v3"])
@@ -131,7 +129,9 @@ def test_bipedal_walker_after_earlier_episodes(seed: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "before", "after"), [("BipedalWalkerHardcore-v3", 200, 120), ("CarRacing-v3", 60, 50)])
+@pytest.mark.parametrize(
+    ("name", "before", "after"), [("BipedalWalkerHardcore-v3", 200, 120), ("CarRacing-v3", 60, 50)]
+)
 def test_the_rest_of_box2d(name: str, before: int, after: int) -> None:
     pytest.importorskip("Box2D")
     goes_on(lambda: make_envs(name, 2, env_args={"max_episode_steps": 45}), before, after)
@@ -215,27 +215,6 @@ def test_vector_wrappers_keep_their_statistics() -> None:
 # --- what cannot be brought back ---
 
 
-class Unrepeatable(Scripted):
-    """Its observations depend on something that is never seeded."""
-
-    def seen(self) -> np.ndarray:
-        return super().seen() + np.float32(random.SystemRandom().random())
-
-
-def test_an_unrepeatable_environment_begins_a_new_episode_and_says_so() -> None:
-    def make() -> Envs:
-        return make_envs([Drifting, Drifting]) if False else make_envs([Scripted, Unrepeatable, Scripted])
-
-    envs = make()
-    envs.start(0)
-    play(envs, 3, 0)
-    new = make()
-    new.restore(envs.state())
-    assert len(new.notes) == 1
-    assert "2 of 3" in new.notes[0] or "1 of 3" in new.notes[0] or "3 of 3" in new.notes[0]
-    assert "\n" not in new.notes[0]
-
-
 def test_only_the_lost_rows_begin_anew() -> None:
     class Lost(Drifting):
         def seen(self) -> dict[str, Any]:
@@ -253,8 +232,9 @@ def test_only_the_lost_rows_begin_anew() -> None:
         assert new.steps == envs.steps
         again = play(new, 30, 1)
         expected = play(envs, 30, 1)
-        rewards = [[np.frombuffer(step[1][0][1]) for step in seen[:30]] for seen in (again, expected)]
-        assert np.array_equal(np.array(rewards[0])[:, [0, 2]], np.array(rewards[1])[:, [0, 2]])
+        rewards = [np.array([np.frombuffer(step[1][0][1]) for step in seen[:30]]) for seen in (again, expected)]
+        assert np.array_equal(rewards[0][:, [0, 2]], rewards[1][:, [0, 2]])
+        assert not np.array_equal(rewards[0][:, 1], rewards[1][:, 1])
 
 
 def test_processes_of_their_own_begin_new_episodes_and_say_so() -> None:
@@ -265,6 +245,8 @@ def test_processes_of_their_own_begin_new_episodes_and_say_so() -> None:
         state = travelled(envs.state())
     finally:
         envs.close()
+    fresh = make_envs("CartPole-v1", 2, vectorization="sync")
+    fresh.start(0)
     after = []
     for _ in range(2):
         new = make_envs("CartPole-v1", 2, vectorization="async")
@@ -272,13 +254,13 @@ def test_processes_of_their_own_begin_new_episodes_and_say_so() -> None:
             new.restore(state)
             assert "2 of 2 environments cannot go on" in new.notes[0]
             assert new.steps == 60
+            assert not np.isin(new.context["observation"], fresh.context["observation"]).any(), (
+                "the first episodes again"
+            )
             after.append(play(new, 30, 1))
         finally:
             new.close()
     assert after[0] == after[1]
-    fresh = make_envs("CartPole-v1", 2, vectorization="sync")
-    fresh.start(0)
-    assert not np.array_equal(fresh.context["observation"], state["observation"])
 
 
 def test_another_number_of_environments_is_refused() -> None:
@@ -349,8 +331,3 @@ def test_running_statistics_go_on() -> None:
     _put(state, "x", statistics)
     assert vars(_get(travelled(state), "x")).keys() == vars(statistics).keys()
     assert np.array_equal(_get(travelled(state), "x").var, statistics.var)
-
-
-def test_mujoco_is_not_needed_here() -> None:
-    assert "mujoco" not in vars(importlib.import_module("advantage.control.snapshot"))
-    assert Echo is not None

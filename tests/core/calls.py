@@ -1,4 +1,4 @@
-"""One legal call of every function of the core, for any batch shape, dtype and device: what the conventions are tried on."""
+"""One legal call of every function of the core, for any batch shape, dtype and device: conventions are tried on it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Draw:
     device: str = "cpu"
 
     def real(self, *more: int) -> Tensor:
-        return torch.randn(*self.shape, *more, generator=self.rng, dtype=torch.float64).to(self.device, self.dtype)
+        return torch.randn((*self.shape, *more), generator=self.rng, dtype=torch.float64).to(self.device, self.dtype)
 
     def logp(self) -> Tensor:
         return -self.real().abs() - 0.05
@@ -34,10 +34,12 @@ class Draw:
         return self.real().sigmoid()
 
     def flag(self) -> Tensor:
-        return (torch.rand(*self.shape, generator=self.rng) < 0.3).to(self.device)
+        return (torch.rand(self.shape, generator=self.rng) < 0.3).to(self.device)
 
     def mask(self) -> Tensor:
         """Ragged rows, each with a true step where there is one."""
+        if not self.shape:
+            return torch.tensor(True)
         lengths = torch.randint(1, max(self.shape[-1], 1) + 1, self.shape[:-1], generator=self.rng)
         return (torch.arange(self.shape[-1]) < lengths.unsqueeze(-1)).to(self.device)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 
 import torch
@@ -29,9 +29,6 @@ class Streams:
     @property
     def cut(self) -> Tensor:
         return self.terminated | self.truncated
-
-    def mapped(self, change: Callable[[Tensor], Tensor]) -> Streams:
-        return replace(self, **{name: change(tensor) for name, tensor in vars(self).items()})
 
 
 def streams(seed: int, shape: Sequence[int], ends: float = 0.3, dtype: torch.dtype = torch.float64) -> Streams:

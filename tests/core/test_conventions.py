@@ -12,7 +12,7 @@ from tests.core.claims import refused, same
 
 SHAPES = [(5,), (4, 5), (2, 3, 5), (3, 1), (1,)]
 ROWWISE = [name for name, call in CALLS.items() if not call.scalar and not call.mixes_rows]
-EXACT_DTYPE = [name for name in CALLS if name != "overlong_penalty"]  # which counts tokens: its dtype is torch's default
+COUNTS = {"overlong_penalty"}  # has no real argument: its result has torch's default dtype
 TRUST_REGION = {"conjugate_gradient", "fisher_vector_product", "line_search"}
 
 devices = pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_no_step_and_no_stream(name: str, shape: tuple[int, ...]) -> None:
 def test_dtype_and_device_follow_the_arguments(name: str, device: str, dtype: torch.dtype) -> None:
     output = result(name, draw(name, (4, 5), dtype=dtype, device=device))
     assert output.device.type == device
-    assert output.dtype == (dtype if name in EXACT_DTYPE else torch.get_default_dtype())
+    assert output.dtype == (torch.get_default_dtype() if name in COUNTS else dtype)
 
 
 @every_function
@@ -86,13 +86,18 @@ def test_arguments_stay_as_they_were(name: str) -> None:
         assert tensor._version == version, key
 
 
-@every_function
-@pytest.mark.parametrize("change", [{}, {"n": 1}, {"valid": None}, {"mask": None}, {"clamp": None}, {"dual_clip": None}])
+def variants(*changes: tuple[str, object]) -> list[tuple[str, Arguments]]:
+    """Every call as it is, and with each of its arguments changed that the function takes that way."""
+    needs_mask = {"terminal_reward", "kl_reward", "sequence_ratio"}
+    other = [(name, {key: to}) for name in CALLS for key, to in changes if key in draw(name, (2, 3))]
+    return [(name, {}) for name in CALLS] + [(name, new) for name, new in other if name not in needs_mask]
+
+
+@pytest.mark.parametrize(
+    ("name", "change"), variants(("n", 1), ("valid", None), ("mask", None), ("clamp", None), ("dual_clip", None))
+)
 def test_the_result_is_no_view_of_an_argument(name: str, change: Arguments) -> None:
-    arguments = draw(name, (4, 5))
-    if not change.keys() <= arguments.keys() or (name in {"terminal_reward", "kl_reward", "sequence_ratio"} and change):
-        pytest.skip("no such argument")
-    arguments |= change
+    arguments = draw(name, (4, 5)) | change
     output = result(name, arguments).untyped_storage().data_ptr()
     assert output not in [tensor.untyped_storage().data_ptr() for tensor in tensors(arguments).values()]
 
@@ -144,25 +149,31 @@ def test_slopes_by_finite_difference(name: str) -> None:
     )
 
 
-def wrong_shapes(name: str) -> list[tuple[str, str]]:
-    """Each tensor beside others, once as wide as 1 (which would broadcast) and once without its first axis."""
-    several = [key for key in tensors(draw(name, (2, 3))) if len(tensors(draw(name, (2, 3)))) > 1]
-    return [(key, how) for key in several for how in ("last axis 1", "first axis 1", "no first axis")]
+NARROWED = {
+    "last axis 1": lambda tensor: tensor[..., :1],
+    "first axis 1": lambda tensor: tensor[:1],
+    "no first axis": lambda tensor: tensor[0],
+}
+LEGAL = {  # one step of time, and one action to choose from
+    ("terminal_reward", "mask", "last axis 1"),
+    ("sarsa_target", "next_q", "last axis 1"),
+    ("q_learning_target", "next_q", "last axis 1"),
+}
+WRONG_SHAPES = {
+    (name, key, how)
+    for name in CALLS
+    for key in tensors(draw(name, (2, 3)))
+    for how in NARROWED
+    if len(tensors(draw(name, (2, 3)))) > 1
+}
 
 
-@pytest.mark.parametrize(
-    ("name", "key", "how"), [(name, key, how) for name in CALLS for key, how in wrong_shapes(name)]
-)
+@pytest.mark.parametrize(("name", "key", "how"), sorted(WRONG_SHAPES - LEGAL))
 def test_nothing_is_broadcast(name: str, key: str, how: str) -> None:
     arguments = draw(name, (2, 3))
-    good = arguments[key]
-    bad = {"last axis 1": good[..., :1], "first axis 1": good[:1], "no first axis": good[0]}[how]
-    if name == "terminal_reward" and how == "last axis 1" and key == "mask":
-        pytest.skip("a stream of one step")
-    if key.startswith("next_q") and how == "last axis 1" and name != "double_q_target":
-        pytest.skip("a choice of one action")
-    with refused(tuple(bad.shape)):
-        result(name, arguments | {key: bad})
+    wrong = NARROWED[how](arguments[key])
+    with refused("mask has shape" if name == "terminal_reward" else tuple(wrong.shape)):
+        result(name, arguments | {key: wrong})
 
 
 @pytest.mark.parametrize(
@@ -176,7 +187,9 @@ def test_wrong_kinds_of_numbers(name: str, key: str) -> None:
         result(name, arguments | {key: bad})
 
 
-@pytest.mark.parametrize("name", ["discounted_return", "n_step_advantage", "gae", "lambda_return", "traces"])
+@pytest.mark.parametrize(
+    "name", ["discounted_return", "n_step_advantage", "gae", "lambda_return", "traces", "sequence_mean"]
+)
 def test_a_scalar_has_no_time(name: str) -> None:
     with refused("scalar"):
-        result(name, draw(name, ()) if name != "x" else {})
+        result(name, draw(name, ()))

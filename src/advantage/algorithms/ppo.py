@@ -19,6 +19,7 @@ from advantage.control.setup import describe, prepare
 from advantage.core import clipped_surrogate, clipped_value_loss, kl_k3, likelihood_ratio, standardize, token_mean
 from advantage.core import value_loss
 from advantage.core.dialects import DIALECTS
+from advantage.errors import UserError
 from advantage.runs.live import LiveRun
 from advantage.settings import Schedule, scheduled, setting
 from advantage.trajectory import Batch, Evaluation
@@ -37,16 +38,21 @@ class Settings(OnPolicy):
     value_clip: float | None = setting(None, "bound on the critic's step away from its rollout values", above=0)
     target_kl: float | None = setting(None, "stop an update once the KL passes 1.5 times this; none never", above=0)
 
+    def __post_init__(self) -> None:
+        """Refuses a minibatch that no rollout fills."""
+        rollout = self.num_envs * self.num_steps
+        if self.minibatch_size > rollout:
+            raise UserError(
+                f"minibatch_size is {self.minibatch_size}; a rollout has num_envs × num_steps = {rollout} steps"
+            )
+
 
 def objective(new: Evaluation, batch: Batch, now: Settings) -> Tensor:
     """L = E[min(ρÂ, clip(ρ, 1 − ε_low, 1 + ε_high)Â)] − c₁ L_VF + c₂ H, maximised."""
     ratio = likelihood_ratio(new.logp, batch.logp_old)
     policy = clipped_surrogate(ratio, batch.advantages, now.eps_low, now.eps_high, now.dual_clip)
-    return (
-        token_mean(policy, batch.mask, total=batch.tokens)
-        - now.vf_coef * token_mean(critic_loss(new, batch, now), batch.mask, total=batch.tokens)
-        + now.ent_coef * token_mean(new.entropy, batch.mask, total=batch.tokens)
-    )
+    gain = policy - now.vf_coef * critic_loss(new, batch, now) + now.ent_coef * new.entropy
+    return token_mean(gain, batch.mask, total=batch.tokens)
 
 
 def critic_loss(new: Evaluation, batch: Batch, now: Settings) -> Tensor:

@@ -47,17 +47,23 @@ class Agent:
     def act(self, observation: Tree, deterministic: bool = True, action_mask: Any = None) -> Tree:
         """The action for an observation, or one for each of a batch of them, as the environment takes it."""
         context, alone = self._context(observation, action_mask)
-        count = len(next(tree_leaves(context["observation"])))
-        with torch.inference_mode():
-            noise = None if deterministic else self.network.noise(self._rng, (count,))
-            actions = self._send(self._bounds.applied(self.network.act(context, noise)))
+        actions = self._send(self.choose(context, None if deterministic else self._rng))
         return tree_map(lambda leaf: leaf[0], actions) if alone else actions
+
+    def choose(self, context: Tree, rng: np.random.Generator | None = None) -> Tree:
+        """Actions (E, …) as `Envs.step` takes them, for a context as `Envs` shows it; deterministic without a generator."""
+        seen = context | {"observation": self.normalizer.observe(context["observation"])}
+        with torch.inference_mode():
+            count = len(next(tree_leaves(context["observation"])))
+            noise = None if rng is None else self.network.noise(rng, (count,))
+            return self._bounds.applied(self.network.act(tree_map(torch.from_numpy, seen), noise))
 
     def value(self, observation: Tree) -> float | np.ndarray:
         """V(s) in units of (normalised) reward: a number, or (B,) for a batch."""
         context, alone = self._context(observation, None)
+        seen = {"observation": tree_map(torch.from_numpy, self.normalizer.observe(context["observation"]))}
         with torch.inference_mode():
-            values = self.network.value(context).numpy()
+            values = self.network.value(seen).numpy()
         return float(values[0]) if alone else values
 
     def evaluate(self, episodes: int, seed: int) -> Score:
@@ -72,9 +78,8 @@ class Agent:
             array = np.asarray(leaf, space.dtype)
             return array[None] if alone else array
 
-        rows = map_leaves(self.observation_space, row, observation)
-        context = {"observation": tree_map(torch.from_numpy, self.normalizer.observe(rows))}
+        context = {"observation": map_leaves(self.observation_space, row, observation)}
         if action_mask is not None:
-            mask = torch.as_tensor(np.asarray(action_mask, bool))
+            mask = np.asarray(action_mask, bool)
             context["action_mask"] = mask[None] if alone else mask
         return context, alone

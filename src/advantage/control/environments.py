@@ -206,16 +206,16 @@ class Envs:
         Raises:
             UserError: the state is of another number of environments.
         """
+        state = {name: np.asarray(value).copy() if hasattr(value, "shape") else value for name, value in state.items()}
         saved = len(state["lengths"])
         if saved != self.num_envs:
             raise UserError(f"the run has {saved} environments, not {self.num_envs}; num_envs cannot change on resume")
         self._seed, self.steps = state["seed"], state["steps"]
-        self._returns, self._lengths = np.array(state["returns"], np.float64), np.array(state["lengths"], np.int64)
+        self._returns, self._lengths = state["returns"], state["lengths"]
         self._finished = [Episode(*entry) for entry in state["finished"]]
-        self._wait_for(np.array(state["resetting"], bool))
-        self._masks.current = np.array(state["action_mask"], bool) if "action_mask" in state else None
-        arrays = {name: np.array(value) for name, value in state.items() if name.split("/")[0] == "observation"}
-        self.context = self._context(rebuild(self.spaces.observation, arrays, "observation"))
+        self._wait_for(state["resetting"])
+        self._masks.current = state.get("action_mask")
+        self.context = self._context(rebuild(self.spaces.observation, state, "observation"))
         lost = self._restore_parts(state)
         if lost.any():
             self._begin_anew(lost)

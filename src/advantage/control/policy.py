@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from advantage.control.distributions import Distribution
 from advantage.control.settings import Control
 from advantage.control.spaces import encoder_for, head_for
-from advantage.trajectory import Batch, Evaluation, Tree, tree_map
+from advantage.trajectory import Batch, Evaluation, Tree, tree_leaves, tree_map
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "silu": nn.SiLU}
 
@@ -50,16 +50,16 @@ class ActorCritic(nn.Module):
 
     def evaluate(self, batch: Batch) -> Evaluation:
         """Log-probabilities, entropies and values of the batch's decisions, (rows, time)."""
-        shape = next(_leaves(batch.actions)).shape[:2]
+        shape = next(tree_leaves(batch.actions)).shape[:2]
         context = tree_map(lambda leaf: leaf.flatten(0, 1), batch.context)
         inputs = self.encoder(context["observation"])
         features = self.actor(inputs)
         distribution = self.head(features, context.get("action_mask"))
-        critic = features if self.critic is self.actor else self.critic(inputs)
+        values = self.value_head(features if self.critic is self.actor else self.critic(inputs))
         return Evaluation(
             logp=distribution.logp(tree_map(lambda leaf: leaf.flatten(0, 1), batch.actions)).view(shape),
             entropy=distribution.entropy().view(shape),
-            values=self.value_head(critic).view(shape),
+            values=values.view(shape),
             distribution=distribution,
         )
 
@@ -94,9 +94,3 @@ def _trunk(inputs: int, settings: Control) -> nn.Sequential:
         layers.append(ACTIVATIONS[settings.activation]())
         inputs = size
     return nn.Sequential(*layers)
-
-
-def _leaves(tree: Tree) -> Any:
-    from advantage.trajectory import tree_leaves
-
-    return tree_leaves(tree)

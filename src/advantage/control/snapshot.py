@@ -207,7 +207,6 @@ def _keep_members(env: Any) -> State:
 def _set_members(env: Any, state: Mapping[str, Any]) -> bool:
     core = env.unwrapped
     space = core.single_observation_space
-    core._autoreset_envs = _get(state, "pending_reset")
     core._observations = rebuild(
         space, {name: _get(state, name) for name in leaves(space, core._observations, "batch")}, "batch"
     )
@@ -320,11 +319,11 @@ def _decode(state: Mapping[str, Any], value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if not isinstance(value, dict):
-        return np.array(value)
+        return np.asarray(value).copy()
     kind = next(iter(value.keys() - {"dtype", "maxlen"}))
     content = value[kind]
     if kind == "array":
-        return np.array(state[content])
+        return np.asarray(state[content]).copy()
     if kind == "scalar":
         return np.dtype(value["dtype"]).type(content)
     if kind == "int":

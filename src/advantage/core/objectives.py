@@ -93,12 +93,13 @@ def clipped_surrogate(
     """
     checks.real(ratio=ratio, advantages=advantages)
     checks.non_negative(eps_low=eps_low, eps_high=eps_high)
-    clipped = torch.minimum(ratio * advantages, ratio.clamp(1.0 - eps_low, 1.0 + eps_high) * advantages)
-    if dual_clip is None:
-        return clipped
-    if not 1.0 < dual_clip < float("inf"):
+    if dual_clip is not None and not 1.0 < dual_clip < float("inf"):
         raise ValueError(f"dual_clip is {dual_clip}; it must be above 1 and finite")
-    return torch.where(advantages < 0, torch.maximum(clipped, dual_clip * advantages), clipped)
+    # min and max over products with Â are bounds on ρ alone: above where Â praises, below (and at c) where it blames.
+    blamed = advantages < 0
+    ceiling = torch.full_like(advantages, 1.0 + eps_high).masked_fill(blamed, dual_clip or torch.inf)
+    floor = torch.full_like(advantages, 1.0 - eps_low).masked_fill(~blamed, -torch.inf)
+    return ratio.clamp(floor, ceiling) * advantages
 
 
 def cispo(

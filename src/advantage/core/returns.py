@@ -96,11 +96,8 @@ def backwards(
     increments: Float[Tensor, "*batch time"], decay: Float[Tensor, "*batch time"]
 ) -> Float[Tensor, "*batch time"]:
     """y_t = x_t + d_t y_{t+1}, from the last step to the first, all batch axes at once."""
-    severed = decay == 0
-    if increments.shape[-1]:  # behind the last step stands nothing, whatever its decay says
-        severed[..., -1] = True
     # Time first and contiguous: a step of the loop then reads whole rows, not one number of each.
-    rows = [tensor.movedim(-1, 0).contiguous().unbind(0) for tensor in (increments, decay, severed)]
+    rows = [tensor.movedim(-1, 0).contiguous().unbind(0) for tensor in (increments, decay, decay == 0)]
     following = torch.zeros_like(increments[..., 0]) if increments.shape[-1] else increments
     outputs = []
     for increment, factor, stop in zip(*(reversed(row) for row in rows), strict=True):

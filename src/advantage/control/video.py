@@ -1,0 +1,51 @@
+"""One episode of an agent as an animated picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+
+from advantage.control.agent import Agent
+from advantage.control.environments import make_envs
+from advantage.errors import UserError
+
+LONGEST = 2000  # frames; an episode that goes on is cut there
+
+
+def record(agent: Agent, path: Path, seed: int) -> None:
+    """Renders one deterministic episode into a .gif or .webp file.
+
+    Raises:
+        UserError: another suffix, an environment that renders no pictures, or Pillow is missing.
+    """
+    if path.suffix not in (".gif", ".webp"):
+        raise UserError(f"--video is {str(path)!r}; it must end in .gif or .webp")
+    try:
+        from PIL import Image
+    except ImportError:
+        raise UserError('a video needs Pillow: pip install "advantage[plots]"') from None
+    frames, fps = _frames(agent, seed)
+    pictures = [Image.fromarray(frame) for frame in frames]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=round(1000 / fps), loop=0)
+
+
+def _frames(agent: Agent, seed: int) -> tuple[list[Any], float]:
+    if not isinstance(agent.target, str):
+        raise UserError("a video needs an environment with an id; this run was given a Python object")
+    envs = make_envs(agent.target, 1, vectorization="sync", env_args=agent.settings.env_args, render_mode="rgb_array")
+    env: gym.Env[Any, Any] = envs.vector.unwrapped.envs[0]
+    envs.start(seed)
+    frames: list[Any] = []
+    while len(frames) < LONGEST:
+        frame = env.render()
+        if frame is None:
+            raise UserError(f"{agent.target} renders no pictures")
+        frames.append(frame)
+        envs.step(agent.choose(envs.context))
+        if envs.finished_episodes():
+            break
+    envs.close()
+    return frames, float(env.metadata.get("render_fps") or 30)
