@@ -57,7 +57,7 @@ test-slow: $(VENV)/.dev  ## the tests that take minutes: learning, kills, many s
 	$(PYTEST) -m slow
 
 bench: $(VENV)/.dev  ## the speed table beside Stable-Baselines3
-	$(BIN)/python -m benchmarks
+	$(BIN)/python benchmarks/speed.py
 
 hooks: $(VENV)/.dev  ## the quick checks before each commit
 	$(BIN)/pre-commit install

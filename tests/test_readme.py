@@ -1,14 +1,15 @@
-"""What the README shows works: marked `<!-- test -->`, commands are accepted and Python runs; every link leads somewhere."""
+"""What the README shows works: under `<!-- test -->` commands are accepted and Python runs; links lead somewhere."""
 
 from __future__ import annotations
 
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from advantage.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -25,13 +26,10 @@ COMMANDS = [
 LINKS = [link for link in re.findall(r"\]\(([^)#\s]+)", TEXT) if "://" not in link]
 
 
-def advantage(words: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
+def advantage(words: list[str]) -> int:
     """The exit code of a command line, run in this process."""
-    from advantage.cli import main
-
-    monkeypatch.setattr(sys, "argv", ["advantage", *words])
     try:
-        return int(main() or 0)
+        return main(words)
     except SystemExit as stop:
         return int(stop.code or 0)
 
@@ -54,7 +52,7 @@ def test_command(
     elif words[0] == "advantage":
         monkeypatch.chdir(tmp_path)
         dry = words[1] == "train" and "--help" not in words
-        code = advantage([*words[1:], "--dry-run"] if dry else [words[1], "--help"], monkeypatch)
+        code = advantage([*words[1:], "--dry-run"] if dry else [words[1], "--help"])
         out = capsys.readouterr().out
         assert code == 0
         assert list(tmp_path.iterdir()) == []

@@ -283,3 +283,7 @@ def _row(reader: Any) -> dict[str, Any]:
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

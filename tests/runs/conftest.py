@@ -1,4 +1,13 @@
-import sys
+import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))  # stateful_loop, which other processes run too
+import pytest
+
+MEMORY = Path("/dev/shm")
+
+
+@pytest.fixture
+def tmp_path():
+    """A folder in memory where there is one: these tests sync hundreds of files, and a busy disk is slow at each."""
+    with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:
+        yield Path(folder)

@@ -4,10 +4,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from stateful_loop import exit_code, in_child, make
 
+import advantage
 from advantage.errors import UserError
 from advantage.runs.directory import RunDirectory, read_config
+from tests.runs.stateful_loop import exit_code, in_child, make
 
 
 def test_config_tells_everything(tmp_path):
@@ -116,4 +117,5 @@ def test_a_second_process_is_refused(tmp_path):
 
 def test_errors_and_readers_need_no_torch():
     program = "import sys, advantage.runs.directory, advantage.runs.reader; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+    environment = {"PYTHONPATH": str(Path(advantage.__file__).parents[1])}
+    assert subprocess.run([sys.executable, "-c", program], env=environment, check=False).returncode == 0

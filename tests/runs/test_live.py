@@ -6,7 +6,6 @@ import time
 
 import pytest
 import torch
-from stateful_loop import Walk, exit_code, in_child, make, rows, run_to, saved_bytes, train
 
 from advantage import watch
 from advantage.errors import NonFinite, RunFailed, UserError
@@ -15,6 +14,7 @@ from advantage.runs.live import LiveRun, Update
 from advantage.runs.reader import RunReader
 from advantage.trajectory import Episode, Rollout
 from advantage.watch import Finding
+from tests.runs.stateful_loop import Walk, exit_code, in_child, make, rows, run_to, saved_bytes, train
 
 
 def rollout(steps=2):

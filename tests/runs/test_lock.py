@@ -3,9 +3,9 @@ import signal
 import time
 
 import pytest
-from stateful_loop import exit_code, in_child
 
 from advantage.runs.lock import Lock, is_held
+from tests.runs.stateful_loop import exit_code, in_child
 
 
 def test_a_second_holder_is_refused_until_the_first_lets_go(tmp_path):

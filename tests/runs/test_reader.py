@@ -6,11 +6,11 @@ from contextlib import closing
 
 import pytest
 import torch
-from stateful_loop import exit_code, in_child, make, run_to
 
 from advantage.errors import UserError
 from advantage.runs.live import LiveRun
 from advantage.runs.reader import RunReader
+from tests.runs.stateful_loop import exit_code, in_child, make, run_to
 
 
 def test_tables(tmp_path):

@@ -152,7 +152,8 @@ SILENT: dict[str, list[list[Row]]] = {
         (steady(39, {EXPLAINED: -0.5, SPREAD: 30.0}) + steady(1)) * 2,
     ],
     "critic_memorises": [
-        ramp(40, {LOSS: (20.0, 2.0), EXPLAINED: (0.3, 0.8), SPREAD: (12.0, 12.0)}),
+        ramp(40, {LOSS: (20.0, 2.0), EXPLAINED: (0.1, 0.4), SPREAD: (12.0, 12.0)}),
+        ramp(40, {LOSS: (0.6, 0.2), EXPLAINED: (0.999, 0.999), SPREAD: (0.8, 0.8), RETURN: (-6.0, -6.0)}),
         ramp(40, {LOSS: (20.0, 2.0), EXPLAINED: (0.3, 0.3), SPREAD: (12.0, 4.0)}),
         ramp(40, {LOSS: (20.0, 15.0), EXPLAINED: (0.3, 0.3), SPREAD: (12.0, 12.0)}),
     ],

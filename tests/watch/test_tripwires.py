@@ -9,9 +9,9 @@ from math import inf, nan
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.watch.histories import CURVES, FIRING, HEALTHY_ROW, SILENT, Row, steady
 
 from advantage.watch import TRIPWIRES, inspect
+from tests.watch.histories import CURVES, FIRING, HEALTHY_ROW, SILENT, Row, steady
 
 NAMES = [tripwire.name for tripwire in TRIPWIRES]
 FINDINGS = [(name, history) for name, histories in FIRING.items() for history in histories]

@@ -38,7 +38,7 @@ _ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "PendulumEnv": ("state", "last_u"),
     "FrozenLakeEnv": ("s", "lastaction"),
     "CliffWalkingEnv": ("s", "lastaction"),
-    "TaxiEnv": ("s", "lastaction", "fickle_step", "taxi_orientation"),
+    "TaxiEnv": ("s", "lastaction", "taxi_orientation"),
     "BlackjackEnv": ("player", "dealer", "dealer_top_card_suit", "dealer_top_card_value_str"),
 }
 _STALE_POSITIONS = ("xpos", "xipos", "site_xpos")
@@ -207,6 +207,7 @@ def _keep_members(env: Any) -> State:
 def _set_members(env: Any, state: Mapping[str, Any]) -> bool:
     core = env.unwrapped
     space = core.single_observation_space
+    core._autoreset_envs = _get(state, "pending_reset")
     core._observations = rebuild(
         space, {name: _get(state, name) for name in leaves(space, core._observations, "batch")}, "batch"
     )

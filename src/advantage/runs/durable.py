@@ -12,10 +12,12 @@ from pathlib import Path
 
 
 def fsync(descriptor: int) -> None:
+    """Wait until an open file is on the disk."""
     os.fsync(descriptor)
 
 
 def rename(source: Path, target: Path) -> None:
+    """Give a file or directory its name at once, in place of what had it."""
     os.replace(source, target)
 
 

@@ -154,6 +154,8 @@ class LiveRun:
             self._kept[name] = thing
             if self._checkpoint is not None:
                 restore(thing, self._checkpoint.state(name))
+                for line in getattr(thing, "notes", ()):  # what could not be restored exactly, said by the thing itself
+                    self.note("note", name, line)
 
     def held_out(self, evaluate: Callable[[], Mapping[str, float]]) -> None:
         """Have `evaluate` called every `eval_every` steps and at the end; the best `eval/mean_reward` makes best/."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from advantage.watch.tripwire import History, recent
+from advantage.watch.tripwire import History, recent, written
 
 SATURATION_UPDATES = 10  # updates in a row
 SATURATION_HIGH = 0.9  # share of action entries outside the bounds; good bang-bang policies reach 0.8
@@ -28,7 +28,7 @@ def falling_returns(history: History) -> str | None:
     last = recent(history, "rollout/ep_rew_mean", FALL_UPDATES)
     if not last:
         return None
-    returns = [row["rollout/ep_rew_mean"] for row in history if "rollout/ep_rew_mean" in row][FALL_WARM_UP:]
+    returns = written(history, "rollout/ep_rew_mean")[FALL_WARM_UP:]
     if not returns:
         return None
     best, worst = max(returns), min(returns)

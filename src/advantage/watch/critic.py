@@ -15,6 +15,7 @@ OVERFIT_UPDATES = 40  # updates compared: the first quarter with the last
 OVERFIT_LOSS = 0.5  # the loss on trained data fell below this share of what it was,
 OVERFIT_ERROR = 0.9  # the squared error on fresh data did not fall below this share,
 OVERFIT_RISE = 0.02  # and explained variance rose by no more than this
+OVERFIT_EXPLAINED = 0.5  # a critic that explains more of fresh data than this does generalise
 
 SCALE_UPDATES = 3  # updates in a row
 SCALE_LARGE = 100.0  # a value head starts with outputs near 1
@@ -55,7 +56,7 @@ def memorising(history: History) -> str | None:
     explained_then, explained_now = _ends(explained)
     if loss_now >= OVERFIT_LOSS * loss_then or error_now < OVERFIT_ERROR * error_then:
         return None
-    if explained_now > explained_then + OVERFIT_RISE:
+    if explained_now > min(OVERFIT_EXPLAINED, explained_then + OVERFIT_RISE):
         return None
     return (
         f"in {OVERFIT_UPDATES} updates the critic's loss on trained data went from {loss_then:.3g} to {loss_now:.3g}, "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import isfinite
 
-from advantage.watch.tripwire import History, median, recent
+from advantage.watch.tripwire import History, median, recent, written
 
 # Ratios of no spread: where the returns or advantages are all equal these are undefined, and nothing is broken.
 UNDEFINED_AT_TIMES = frozenset({"train/explained_variance", "train/advantage_skew"})
@@ -69,7 +69,7 @@ def entropy_collapse(history: History) -> str | None:
     last = recent(history, "train/entropy", ENTROPY_UPDATES)
     if not last:
         return None
-    greatest = max(row["train/entropy"] for row in history if "train/entropy" in row)
+    greatest = max(written(history, "train/entropy"))
     if max(last) >= max(ENTROPY_NONE, ENTROPY_SHARE * greatest) or _earned(history):
         return None
     return f"the policy's entropy is {last[-1]:.2g} nats (it was {greatest:.2g}) and the return has not gained by it"
@@ -84,7 +84,7 @@ def _density_collapse(history: History) -> str | None:
 
 
 def _earned(history: History) -> bool:
-    returns = [row["rollout/ep_rew_mean"] for row in history if "rollout/ep_rew_mean" in row]
+    returns = written(history, "rollout/ep_rew_mean")
     if not returns:
         return False
     worst, best = min(returns), max(returns)

@@ -53,6 +53,15 @@ def recent(history: History, key: str, count: int) -> list[float]:
     return values if len(values) == count else []
 
 
+def written(history: History, key: str) -> list[float]:
+    """A key's values wherever they were written, oldest first.
+
+    >>> written([{"a": 1.0}, {}, {"a": 3.0}], "a")
+    [1.0, 3.0]
+    """
+    return [value for row in history if (value := row.get(key)) is not None]
+
+
 def median(values: Sequence[float]) -> float:
     """The middle value, the upper one of two: robust to the single wild update that every healthy run has.
 

@@ -1,0 +1,5 @@
+"""`make bench`: the speed table beside Stable-Baselines3."""
+
+from benchmarks.speed import main
+
+main()

@@ -1,0 +1,265 @@
+"""Runs side by side: learning curves over seeds with bootstrap bands, and a table of where they ended."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from advantage.columns import Columns, read_columns
+from advantage.curves import Array, Band, band, interquartile_mean, stratified_bootstrap
+from advantage.errors import UserError
+from advantage.runs.progress import printable
+from advantage.runs.reader import RunReader
+
+RESAMPLES = 2000
+CONFIDENCE = 0.95
+SEED = 0  # of every bootstrap, so that a group's band does not depend on what it is compared with
+ENOUGH = 5  # evaluations that each run needs before they make the curve; else it is the training return
+EVALUATION = "eval/mean_reward"
+MEASURES = {
+    EVALUATION: "held-out return",
+    "rollout/ep_rew_mean": "training return (mean of the last 100 episodes)",
+    "reward": "mean reward of an update",
+}
+UNSEEN = {"checkpoint_every", "keep_checkpoints", "eval_every", "eval_episodes", "micro_batch", "threads"}
+UNSEEN |= {"vectorization"}  # none of these changes what is learned: runs that differ in them are seeds of one another
+
+
+@dataclass(frozen=True)
+class Row:
+    """A group of runs that differ in their seed alone. Returns are those of training at the last update, one a run.
+
+    Attributes:
+        environment, label: what was trained on, and what with.
+        seeds: of the runs.
+        steps: environment steps (in language: updates) of the shortest run.
+        mean, iqm: of the last training returns over the seeds; None where no episode finished.
+        low, high: 95 % stratified bootstrap of the IQM; None with one seed.
+        evaluation: mean over the seeds of the last held-out evaluation; None where there was none.
+    """
+
+    environment: str
+    label: str
+    seeds: tuple[int, ...]
+    steps: int
+    mean: float | None
+    iqm: float | None
+    low: float | None
+    high: float | None
+    evaluation: float | None
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The curves of one environment: the measure drawn, the unit across, and a band a group."""
+
+    environment: str
+    measure: str
+    unit: str
+    bands: dict[str, Band]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Groups of runs, a row each, the curves of each environment, and what must be said about them."""
+
+    rows: tuple[Row, ...]
+    panels: tuple[Panel, ...]
+    notes: tuple[str, ...]
+    caption: str
+
+
+@dataclass(frozen=True)
+class _Run:
+    path: Path
+    algorithm: str
+    environment: str
+    seed: int
+    settings: dict[str, Any]
+    state: str
+    columns: Columns
+
+
+def compare(run_dirs: Sequence[str | Path], out: str | Path | None = None) -> Comparison:
+    """Group runs by algorithm, environment and the settings in which they differ; draw and measure each over its seeds.
+
+    Args:
+        run_dirs: one run or more, finished or not.
+        out: a picture, .png (needs the extra `plots`) or .html (self-contained); None for none.
+
+    Raises:
+        UserError: no run, not a run, one seed twice in a group, another suffix, an extra that is missing, or a path
+            that cannot be written.
+    """
+    write = None if out is None else _writer(Path(out))
+    if not run_dirs:
+        raise UserError("compare needs at least one run")
+    runs = [_read(path) for path in run_dirs]
+    rows, panels, notes = [], [], []
+    for environment in dict.fromkeys(run.environment for run in runs):
+        groups = _groups([run for run in runs if run.environment == environment])
+        rows += [_row(label, group) for label, group in groups.items()]
+        panels.append(_panel(groups))
+        notes += [note for label, group in groups.items() for note in _notes(label, group)]
+    comparison = Comparison(tuple(rows), tuple(panels), tuple(notes), _caption(rows))
+    if write is not None and out is not None:
+        try:
+            write(comparison, Path(out))
+        except OSError as error:
+            raise UserError(f"{out}: cannot be written: {error.strerror or error}") from error
+    return comparison
+
+
+def as_json(comparison: Comparison) -> dict[str, Any]:
+    """The table and the notes as mappings, sequences, texts and numbers, for the one JSON encoder."""
+    return {"runs": [asdict(row) for row in comparison.rows], "notes": list(comparison.notes)}
+
+
+def render(comparison: Comparison) -> str:
+    """The table and the notes as text for a terminal."""
+    columns = list(zip(HEADS, *(cells(row) for row in comparison.rows), strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    left = [[cell.ljust(width) for cell in column] for column, width in zip(columns[:2], widths[:2], strict=True)]
+    right = [[cell.rjust(width) for cell in column] for column, width in zip(columns[2:], widths[2:], strict=True)]
+    lines = ["  ".join(line) for line in zip(*left, *right, strict=True)]
+    return "\n".join(printable(line).rstrip() for line in [*lines, "", *comparison.notes, comparison.caption])
+
+
+HEADS = ("environment", "runs", "seeds", "steps", "return", "IQM", "95 % interval", "evaluation")
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """A row of the table as text, under HEADS."""
+    from advantage.html import number
+
+    between = "–" if row.low is None else f"{number(row.low)} … {number(row.high)}"
+    numbers = (number(row.mean), number(row.iqm), between, number(row.evaluation))
+    return (row.environment, row.label, str(len(row.seeds)), f"{row.steps:,}", *numbers)
+
+
+def _writer(out: Path) -> Any:
+    """What draws a file of this suffix; everything that can be refused is, before a run is read."""
+    if not out.parent.is_dir():
+        raise UserError(f"{out}: the directory {out.parent} does not exist")
+    if out.suffix == ".html":
+        from advantage.picture import write_html
+
+        return write_html
+    if out.suffix == ".png":
+        from advantage.picture import write_png
+
+        try:
+            import matplotlib  # noqa: F401
+        except ImportError:
+            raise UserError(f'{out}: PNG needs matplotlib: pip install "advantage[plots]"; .html does not') from None
+        return write_png
+    raise UserError(f"{out}: a picture is .png or .html, not {out.suffix or 'without a suffix'!r}")
+
+
+def _read(path: str | Path) -> _Run:
+    reader = RunReader(path)
+    config = reader.config
+    settings = dict(config["settings"])
+    arguments = settings.pop("env_args", {})
+    environment = " ".join([config["target"], *(f"{name}={value}" for name, value in sorted(arguments.items()))])
+    seed, state = int(config["seed"]), str(reader.status()["state"])
+    return _Run(reader.path, config["algorithm"], environment, seed, settings, state, read_columns(reader))
+
+
+def _groups(runs: Sequence[_Run]) -> dict[str, list[_Run]]:
+    """Runs of one environment by label: the algorithm, and each setting in which runs of that algorithm differ."""
+    groups: dict[str, list[_Run]] = {}
+    for run in runs:
+        peers = [peer for peer in runs if peer.algorithm == run.algorithm]
+        names = dict.fromkeys(name for peer in peers for name in peer.settings if name not in UNSEEN)
+        differing = [name for name in names if len({repr(peer.settings.get(name)) for peer in peers}) > 1]
+        label = ", ".join([run.algorithm, *(f"{name}={run.settings.get(name, 'none')}" for name in differing)])
+        groups.setdefault(label, []).append(run)
+    for label, group in groups.items():
+        seed, times = Counter(run.seed for run in group).most_common(1)[0]
+        if times > 1:
+            paths = ", ".join(str(run.path) for run in group if run.seed == seed)
+            raise UserError(f"{label}: seed {seed} is there {times} times ({paths}); a band wants each seed once")
+    return groups
+
+
+def _row(label: str, group: Sequence[_Run]) -> Row:
+    finals = np.array([final for run in group if (final := _final(run)) is not None])
+    evaluations = [last for run in group if (last := run.columns.last(EVALUATION)) is not None]
+    low, high = None, None
+    if len(finals) > 1:
+        low, high = map(float, _interval(finals))
+    return Row(
+        environment=group[0].environment,
+        label=label,
+        seeds=tuple(sorted(run.seed for run in group)),
+        steps=min(int(run.columns.steps[-1]) if len(run.columns.steps) else 0 for run in group),
+        mean=float(finals.mean()) if len(finals) else None,
+        iqm=float(interquartile_mean(finals)) if len(finals) else None,
+        low=low,
+        high=high,
+        evaluation=float(np.mean(evaluations)) if evaluations else None,
+    )
+
+
+def _final(run: _Run) -> float | None:
+    """The last training return of a run."""
+    values = [run.columns.last(name) for name in MEASURES if name != EVALUATION]
+    return next((value for value in values if value is not None), None)
+
+
+def _interval(finals: Array) -> tuple[Array, Array]:
+    return stratified_bootstrap([finals], interquartile_mean, RESAMPLES, CONFIDENCE, np.random.default_rng(SEED))
+
+
+def _panel(groups: Mapping[str, Sequence[_Run]]) -> Panel:
+    runs = [run for group in groups.values() for run in group]
+    measure = _measure(runs)
+    bands = {}
+    for label, group in groups.items():
+        curves = [run.columns.curve(measure) for run in group]
+        known = [curve for curve in curves if len(curve.steps)]
+        bands[label] = band(known, interquartile_mean, RESAMPLES, CONFIDENCE, np.random.default_rng(SEED))
+    return Panel(runs[0].environment, MEASURES[measure], runs[0].columns.unit, bands)
+
+
+def _measure(runs: Sequence[_Run]) -> str:
+    """Held-out evaluation where every run has enough of it, else the training return: one measure for all of a panel."""
+    if all(len(run.columns.finite(EVALUATION)) >= ENOUGH for run in runs):
+        return EVALUATION
+    return "reward" if any("reward" in run.columns.table for run in runs) else "rollout/ep_rew_mean"
+
+
+def _notes(label: str, group: Sequence[_Run]) -> Iterator[str]:
+    """What a reader of the picture would otherwise get wrong."""
+    name = f"{label} on {group[0].environment}"
+    if len(group) == 1:
+        yield f"{name}: one seed, so no band; give runs of more seeds"
+    unfinished = sorted(Counter(run.state for run in group if run.state != "finished").items())
+    if unfinished:
+        yield f"{name}: not finished: {', '.join(f'{times} {state}' for state, times in unfinished)}"
+    silent = [str(run.path) for run in group if _final(run) is None]
+    if silent:
+        yield f"{name}: left out, no episode has finished: {', '.join(silent)}"
+    ends = [float(run.columns.steps[-1]) for run in group if len(run.columns.steps)]
+    if ends and max(ends) > 1.05 * min(ends):
+        unit = group[0].columns.unit
+        yield f"{name}: the curve ends at {min(ends):,.0f} {unit}, with its shortest run (the longest has {max(ends):,.0f})"
+    broken = [str(run.path) for run in group if any(run.columns.marks(measure) for measure in MEASURES)]
+    if broken:
+        yield f"{name}: returns that are not finite leave a gap: {', '.join(broken)}"
+
+
+def _caption(rows: Sequence[Row]) -> str:
+    """What line and shade are."""
+    counts = sorted({len(row.seeds) for row in rows})
+    if counts == [1]:
+        return "One seed each: no band."
+    seeds = f"{counts[0]} seeds" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
+    few = " (of fewer than four the mean)" if counts[0] < 4 else ""
+    return f"IQM over {seeds}{few}, {100 * CONFIDENCE:.0f} % stratified bootstrap"
