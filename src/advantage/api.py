@@ -191,6 +191,8 @@ def _run(directory: RunDirectory, planned: Plan, *, quiet: bool, resume: bool) -
     from advantage.runs.live import LiveRun
 
     settings = planned.settings
+    names = ", ".join(planned.tuned)
+    opening = {"settings": f"tuned for {planned.target} in algorithms/tuned.toml: {names}"} if names else {}
     with LiveRun(
         directory,
         checkpoint_every=settings.checkpoint_every,
@@ -198,10 +200,8 @@ def _run(directory: RunDirectory, planned: Plan, *, quiet: bool, resume: bool) -
         eval_every=settings.eval_every or None,
         quiet=quiet,
         resume=resume,
+        opening=opening,
     ) as run:
-        if planned.tuned and not resume:
-            names = ", ".join(planned.tuned)
-            run.note("note", "settings", f"tuned for {planned.target} in algorithms/tuned.toml: {names}")
         module(planned.algorithm).train(planned.target, settings, run)
 
 

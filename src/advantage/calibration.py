@@ -1,4 +1,4 @@
-"""Does the critic foresee what comes? Its values against the returns that followed, over the rollout that a run keeps."""
+"""Does the critic foresee what comes? Its values against the returns that followed, over the rollout a run keeps."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Calibration:
     Attributes:
         update, steps: when it was collected (updates and steps of the run).
         values: V(s_t) of the collecting critic, (n,).
-        returns: G_t, the discounted rewards up to the end of the episode, or up to where the rollout cuts it and V goes on, (n,).
+        returns: G_t, discounted rewards to the end of the episode, or to where the rollout cuts it and V goes on, (n,).
         borrowed: the share γᵏ of V in the return where it was cut, mean over the steps, in [0, 1].
     """
 
@@ -37,7 +37,7 @@ class Calibration:
         return 1.0 - float((self.returns - self.values).var()) / spread if spread > 0 else None
 
     def bins(self) -> tuple[Array, Array, Array, Array]:
-        """Equal numbers of steps, by value: the mean value, the mean return, and the middle half of the returns, (bins,) each."""
+        """Equal numbers of steps, by value: mean value, mean return, the ends of its middle half; (bins,) each."""
         order = np.argsort(self.values, kind="stable")
         parts = [part for part in np.array_split(order, BINS) if len(part)]
         values = np.array([self.values[part].mean() for part in parts])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,8 +12,10 @@ from typing import Any
 import numpy as np
 
 from advantage.columns import Columns, read_columns
-from advantage.curves import Array, Band, band, interquartile_mean, stratified_bootstrap
+from advantage.curves import Array, band, interquartile_mean, stratified_bootstrap
 from advantage.errors import UserError
+from advantage.html import number
+from advantage.picture import Panel, write_html, write_png
 from advantage.runs.progress import printable
 from advantage.runs.reader import RunReader
 
@@ -26,6 +29,7 @@ MEASURES = {
     "rollout/ep_rew_mean": "training return (mean of the last 100 episodes)",
     "reward": "mean reward of an update",
 }
+HEADS = ("environment", "runs", "seeds", "steps", "return", "IQM", "95 % interval", "evaluation")
 UNSEEN = {"checkpoint_every", "keep_checkpoints", "eval_every", "eval_episodes", "micro_batch", "threads"}
 UNSEEN |= {"vectorization"}  # none of these changes what is learned: runs that differ in them are seeds of one another
 
@@ -52,16 +56,6 @@ class Row:
     low: float | None
     high: float | None
     evaluation: float | None
-
-
-@dataclass(frozen=True)
-class Panel:
-    """The curves of one environment: the measure drawn, the unit across, and a band a group."""
-
-    environment: str
-    measure: str
-    unit: str
-    bands: dict[str, Band]
 
 
 @dataclass(frozen=True)
@@ -96,7 +90,8 @@ def compare(run_dirs: Sequence[str | Path], out: str | Path | None = None) -> Co
         UserError: no run, not a run, one seed twice in a group, another suffix, an extra that is missing, or a path
             that cannot be written.
     """
-    write = None if out is None else _writer(Path(out))
+    if out is not None:
+        _check(Path(out))
     if not run_dirs:
         raise UserError("compare needs at least one run")
     runs = [_read(path) for path in run_dirs]
@@ -107,11 +102,8 @@ def compare(run_dirs: Sequence[str | Path], out: str | Path | None = None) -> Co
         panels.append(_panel(groups))
         notes += [note for label, group in groups.items() for note in _notes(label, group)]
     comparison = Comparison(tuple(rows), tuple(panels), tuple(notes), _caption(rows))
-    if write is not None and out is not None:
-        try:
-            write(comparison, Path(out))
-        except OSError as error:
-            raise UserError(f"{out}: cannot be written: {error.strerror or error}") from error
+    if out is not None:
+        _draw(comparison, Path(out))
     return comparison
 
 
@@ -130,35 +122,32 @@ def render(comparison: Comparison) -> str:
     return "\n".join(printable(line).rstrip() for line in [*lines, "", *comparison.notes, comparison.caption])
 
 
-HEADS = ("environment", "runs", "seeds", "steps", "return", "IQM", "95 % interval", "evaluation")
-
-
 def cells(row: Row) -> tuple[str, ...]:
     """A row of the table as text, under HEADS."""
-    from advantage.html import number
-
     between = "–" if row.low is None else f"{number(row.low)} … {number(row.high)}"
     numbers = (number(row.mean), number(row.iqm), between, number(row.evaluation))
     return (row.environment, row.label, str(len(row.seeds)), f"{row.steps:,}", *numbers)
 
 
-def _writer(out: Path) -> Any:
-    """What draws a file of this suffix; everything that can be refused is, before a run is read."""
+def _check(out: Path) -> None:
+    """What can be refused before a run is read."""
+    if out.suffix not in (".png", ".html"):
+        raise UserError(f"{out}: a picture is .png or .html, not {out.suffix or 'without a suffix'}")
     if not out.parent.is_dir():
         raise UserError(f"{out}: the directory {out.parent} does not exist")
-    if out.suffix == ".html":
-        from advantage.picture import write_html
+    if out.suffix == ".png" and importlib.util.find_spec("matplotlib") is None:
+        raise UserError(f'{out}: PNG needs matplotlib: pip install "advantage[plots]"; .html does not')
 
-        return write_html
-    if out.suffix == ".png":
-        from advantage.picture import write_png
 
-        try:
-            import matplotlib  # noqa: F401
-        except ImportError:
-            raise UserError(f'{out}: PNG needs matplotlib: pip install "advantage[plots]"; .html does not') from None
-        return write_png
-    raise UserError(f"{out}: a picture is .png or .html, not {out.suffix or 'without a suffix'!r}")
+def _draw(comparison: Comparison, out: Path) -> None:
+    try:
+        if out.suffix == ".png":
+            write_png(comparison.panels, comparison.caption, out)
+        else:
+            table = [HEADS, *(cells(row) for row in comparison.rows)]
+            write_html(comparison.panels, comparison.caption, table, comparison.notes, out)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written: {error.strerror or error}") from error
 
 
 def _read(path: str | Path) -> _Run:
@@ -229,7 +218,7 @@ def _panel(groups: Mapping[str, Sequence[_Run]]) -> Panel:
 
 
 def _measure(runs: Sequence[_Run]) -> str:
-    """Held-out evaluation where every run has enough of it, else the training return: one measure for all of a panel."""
+    """Held-out evaluation where every run has enough of it, else the training return: one measure for a whole panel."""
     if all(len(run.columns.finite(EVALUATION)) >= ENOUGH for run in runs):
         return EVALUATION
     return "reward" if any("reward" in run.columns.table for run in runs) else "rollout/ep_rew_mean"
@@ -248,8 +237,8 @@ def _notes(label: str, group: Sequence[_Run]) -> Iterator[str]:
         yield f"{name}: left out, no episode has finished: {', '.join(silent)}"
     ends = [float(run.columns.steps[-1]) for run in group if len(run.columns.steps)]
     if ends and max(ends) > 1.05 * min(ends):
-        unit = group[0].columns.unit
-        yield f"{name}: the curve ends at {min(ends):,.0f} {unit}, with its shortest run (the longest has {max(ends):,.0f})"
+        shortest = f"{min(ends):,.0f} {group[0].columns.unit}"
+        yield f"{name}: the curve ends at {shortest}, with its shortest run (the longest has {max(ends):,.0f})"
     broken = [str(run.path) for run in group if any(run.columns.marks(measure) for measure in MEASURES)]
     if broken:
         yield f"{name}: returns that are not finite leave a gap: {', '.join(broken)}"

@@ -166,7 +166,7 @@ def band(
     rng: np.random.Generator,
     points: int = 200,
 ) -> Band:
-    """One group's learning curve over its seeds: the statistic at each shared step, the bootstrap interval around it."""
+    """A group's learning curve over its seeds: the statistic at each shared step, with its bootstrap interval."""
     grid = common_grid(curves, points)
     if len(grid) == 0:
         return Band(grid, grid, grid, grid, len(curves))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -83,7 +84,7 @@ def _event_writer() -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise UserError('export to tensorboard needs it: pip install "advantage[tensorboard]"; csv needs nothing') from None
+        raise UserError('tensorboard is missing: pip install "advantage[tensorboard]"; csv needs no extra') from None
     return SummaryWriter
 
 
@@ -95,7 +96,8 @@ def _write_events(reader: RunReader, folder: Path, writer: Any) -> None:
     table = columns.table
     times = _wall_times(table["attempt"].tolist(), table["wall_time"].tolist(), starts)
     with writer(str(folder), filename_suffix=SUFFIX) as events:
-        events.add_text("config", f"    {(reader.path / 'config.toml').read_text(encoding='utf-8')}".replace("\n", "\n    "))
+        config = (reader.path / "config.toml").read_text(encoding="utf-8")
+        events.add_text("config", textwrap.indent(config, "    "))  # indented: code, in which no markup counts
         for name in sorted(name for name in table if name not in CLOCKS):
             special = columns.special.get(name, {})
             points = zip(table["update"].tolist(), columns.steps.tolist(), table[name].tolist(), times, strict=True)
@@ -105,7 +107,7 @@ def _write_events(reader: RunReader, folder: Path, writer: Any) -> None:
 
 
 def _wall_times(attempts: Sequence[float], seconds: Sequence[float], starts: dict[int, float]) -> list[float]:
-    """Seconds since 1970 of each update: its attempt's start, and the seconds of training since the attempt's first update.
+    """Seconds since 1970 of each update: its attempt's start, and the seconds of training since then.
 
     The run's own clock leaves out the pauses between attempts; here they are put back.
     """

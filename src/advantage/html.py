@@ -107,9 +107,8 @@ def short(value: float, step: float) -> str:
     """
     if value == 0:
         return "0"
-    for least, size, letter in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k"), (0, 1, "")):
-        if abs(value) >= least:
-            places = max(0, math.ceil(-math.log10(step / size) - 1e-9))
-            break
+    sizes = ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k"), (0.0, 1.0, ""))
+    size, letter = next((size, letter) for least, size, letter in sizes if abs(value) >= least)
+    places = max(0, math.ceil(-math.log10(step / size) - 1e-9))
     shown = f"{value:.2g}" if places > 5 or abs(value) >= 1e13 else f"{value / size:.{places}f}{letter}"
     return shown.replace("-", "−")

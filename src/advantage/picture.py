@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from advantage.chart import Layer, chart
-from advantage.compare import HEADS, Comparison, Panel, cells
 from advantage.curves import Band
 from advantage.html import element, page, section, short, table, text
 from advantage.runs import durable
@@ -23,37 +24,54 @@ STYLES = ("-", "--", ":", "-.")
 INK, SOFT, LINE = "#1b2430", "#5b6675", "#e2e6ec"
 
 
-def write_html(comparison: Comparison, out: Path) -> None:
-    """The curves of each environment, the table and the notes, on a page that needs no network and runs no script."""
-    looks = _looks(comparison)
-    panels = [
-        chart(panel.environment, _layers(panel, looks), panel.unit, about=panel.measure, shape="tall")
-        for panel in comparison.panels
-    ]
-    rows = [[text(cell) for cell in cells(row)] for row in comparison.rows]
+@dataclass(frozen=True)
+class Panel:
+    """The curves of one environment.
+
+    Attributes:
+        measure, unit: what is drawn, over what.
+        bands: a curve a group, by its label.
+    """
+
+    environment: str
+    measure: str
+    unit: str
+    bands: dict[str, Band]
+
+
+def write_html(
+    panels: Sequence[Panel],
+    caption: str,
+    rows: Sequence[Sequence[str]],
+    notes: Sequence[str],
+    out: Path,
+) -> None:
+    """The curves, a table (heads in its first row, words in its first two columns) and notes, on a page of its own."""
+    looks = _looks(panels)
+    charts = [chart(p.environment, _layers(p, looks), p.unit, about=p.measure, shape="tall") for p in panels]
     about = "Return: of training, at the last update. Evaluation: the last held-out one. Both are means over the seeds."
+    heads, *body = rows
     document = page(
         "Learning curves",
         element("p", text("Advantage · comparison of runs"), class_="kicker"),
-        element("h1", text(", ".join(panel.environment for panel in comparison.panels))),
+        element("h1", text(", ".join(panel.environment for panel in panels))),
         section(
             "Learning curves",
-            element("p", text(f"Line and shade: {comparison.caption}"), class_="soft"),
-            element("div", *panels, class_="grid wide"),
+            element("p", text(f"Line and shade: {caption}"), class_="soft"),
+            element("div", *charts, class_="grid wide"),
         ),
         section(
             "Where they ended",
-            table(HEADS, rows, numbers=range(2, len(HEADS))),
-            element("p", text(about), class_="soft"),
-            *(element("p", text(note), class_="soft") for note in comparison.notes),
+            table(heads, [[text(cell) for cell in row] for row in body], numbers=range(2, len(heads))),
+            *(element("p", text(line), class_="soft") for line in (about, *notes)),
         ),
     )
     durable.replace(out, lambda draft: draft.write_text(document, encoding="utf-8"))
 
 
-def _looks(comparison: Comparison) -> dict[str, int]:
+def _looks(panels: Sequence[Panel]) -> dict[str, int]:
     """Each label's place in the palette: the same in every panel."""
-    labels = dict.fromkeys(label for panel in comparison.panels for label in panel.bands)
+    labels = dict.fromkeys(label for panel in panels for label in panel.bands)
     return {label: i for i, label in enumerate(labels)}
 
 
@@ -67,27 +85,27 @@ def _layers(panel: Panel, looks: dict[str, int]) -> list[Layer]:
     ]
 
 
-def write_png(comparison: Comparison, out: Path) -> None:
-    """The curves of each environment: one panel whose lines are named at their ends, or small multiples with a legend."""
+def write_png(panels: Sequence[Panel], caption: str, out: Path) -> None:
+    """The curves of each environment: a panel whose lines are named at their ends, or small multiples with a legend."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    count, looks = len(comparison.panels), _looks(comparison)
+    count, looks = len(panels), _looks(panels)
     columns = min(3, count)
     rows = -(-count // columns)
     width, height = (7.6, 4.3) if count == 1 else (4.2, 3.2)
     with rc_context({"font.family": "sans-serif", "font.size": 9, "text.parse_math": False}):
         figure = Figure(figsize=(width * columns, height * rows + 0.6 * (count > 1)), layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False).ravel()
-        for axis, panel in zip(axes, comparison.panels, strict=False):
+        for axis, panel in zip(axes, panels, strict=False):
             _draw(axis, panel, looks)
         for axis in axes[count:]:
             axis.set_axis_off()
         if count == 1:
-            _name_lines(axes[0], comparison.panels[0], looks)
+            _name_lines(axes[0], panels[0], looks)
         elif looks:
             _legend(figure, looks)
-        figure.supxlabel(comparison.caption, fontsize=8.5, color=SOFT)
+        figure.supxlabel(caption, fontsize=8.5, color=SOFT)
         durable.replace(out, lambda draft: figure.savefig(draft, format="png", dpi=160, metadata={"Software": None}))
 
 
@@ -121,7 +139,7 @@ def _number(axis: Axis) -> None:
     """Round ticks, written as on the pages."""
     from matplotlib.ticker import MaxNLocator
 
-    def written(value: float, _: int) -> str:
+    def written(value: float, _: float) -> str:
         ticks = axis.get_majorticklocs()
         return short(value, float(np.diff(ticks).min()) if len(ticks) > 1 else 1.0)
 
@@ -148,8 +166,15 @@ def _name_lines(axis: Axes, panel: Panel, looks: dict[str, int]) -> None:
     places = spread([(end - low) / (high - low) for end, _ in ends], 0.06)
     for place, (_, label) in zip(places, ends, strict=True):
         axis.annotate(
-            label, (1.0, place), (6, 0), "axes fraction", "offset points", color=_look(looks[label])["color"],
-            va="center", fontweight="bold", annotation_clip=False,
+            label,
+            (1.0, place),
+            (6, 0),
+            "axes fraction",
+            "offset points",
+            color=_look(looks[label])["color"],
+            va="center",
+            fontweight="bold",
+            annotation_clip=False,
         )
 
 

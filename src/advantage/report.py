@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,8 +14,8 @@ from advantage.calibration import Calibration, calibration
 from advantage.chart import Layer, chart
 from advantage.columns import Columns, read_columns
 from advantage.doctor import Symptom, diagnose
-from advantage.errors import RunFailed, UserError
-from advantage.html import Html, element, join, number, page, section, table, text
+from advantage.errors import UserError
+from advantage.html import Html, element, number, page, section, table, text
 from advantage.runs import durable
 from advantage.runs.reader import RunReader
 from advantage.settings import describe, to_toml
@@ -38,7 +37,7 @@ DIAGNOSTICS: dict[str, dict[str, str]] = {  # title: metrics drawn together, eac
     "First ratio's error": {"train/first_ratio_error": ""},
     "Advantage before normalisation": {"train/advantage_mean": "mean", "train/advantage_std": "standard deviation"},
     "Advantage skewness": {"train/advantage_skew": ""},
-    "Value and return": {"train/value_mean": "value", "train/return_mean": "return", "train/value_error": "|difference|"},
+    "Value and return": {"train/value_mean": "value", "train/return_mean": "return", "train/value_error": "error"},
     "Episode length": {"rollout/ep_len_mean": "training", "eval/mean_ep_length": "held-out"},
     "Reward of a step": {"rollout/reward_mean": "mean", "rollout/reward_std": "standard deviation"},
     "Learning rate": {"train/learning_rate": ""},
@@ -170,7 +169,7 @@ def _learning_curve(columns: Columns, episodes: Mapping[str, np.ndarray[Any, Any
         label, marks = "held-out evaluation ± standard deviation", columns.marks("eval/mean_reward")
         low, high = evaluations.values - spread, evaluations.values + spread
         layers.append(Layer(label, evaluations.steps, evaluations.values, low, high, 1, "dots", marks))
-    return chart("Return", layers, columns.unit, about="of an episode: the undiscounted sum of its rewards", shape="tall")
+    return chart("Return", layers, columns.unit, about="of an episode, undiscounted", shape="tall")
 
 
 def _evaluations(columns: Columns) -> Iterator[Html]:
@@ -182,13 +181,13 @@ def _evaluations(columns: Columns) -> Iterator[Html]:
     finite = np.isfinite(curve.values)
     best = int(np.argmax(np.where(finite, curve.values, -np.inf)))
     rows = sorted({*range(max(0, len(curve.steps) - ROWS), len(curve.steps)), *([best] if finite.any() else [])})
-    at = {step: i for i, step in enumerate(columns.steps.tolist())}
-    others = [columns.table.get(name, np.full(len(at), np.nan)) for name in ("eval/std_reward", "eval/mean_ep_length")]
-    cells = [
-        [text(number(float(x))) for x in (curve.steps[i], curve.values[i], *(other[at[curve.steps[i]]] for other in others))]
-        + [text("best" if i == best and finite.any() else "")]
-        for i in rows
-    ]
+    others = [columns.curve(name) for name in ("eval/std_reward", "eval/mean_ep_length")]
+    cells = []
+    for i in rows:
+        beside = [other.values[other.steps == curve.steps[i]] for other in others]
+        numbers = [curve.steps[i], curve.values[i], *(found[0] if len(found) else None for found in beside)]
+        mark = "best" if finite.any() and i == best else ""
+        cells.append([*(text(number(x)) for x in numbers), text(mark)])
     heads = [columns.unit, "mean return", "standard deviation", "mean length", ""]
     yield table(heads, cells, numbers=(0, 1, 2, 3), marked=[rows.index(best)] if finite.any() else [])
     if len(rows) < len(curve.steps):
@@ -225,10 +224,11 @@ def _diagnostics(columns: Columns, keys: Mapping[str, tuple[str, str]]) -> Itera
         if present := {name: label for name, label in group.items() if name in columns.table}:
             layers = [_layer(columns, name, label, i) for i, (name, label) in enumerate(present.items())]
             unit, meaning = keys.get(next(iter(present)), ("", ""))
-            about = unit if len(present) > 1 else f"{meaning} ({unit})" if unit else meaning
+            about = f"in {unit}" if unit and len(present) > 1 else f"{meaning} ({unit})" if unit else meaning
             figures.append(chart(title, layers, columns.unit, about=about))
     yield element("div", *figures, class_="grid")
-    yield element("p", text(f"All over {columns.unit}. A shade is what a line's points range over."), class_="soft")
+    said = f"Across: {columns.unit}. A shade is the range of the updates that a point of a long line averages."
+    yield element("p", text(said), class_="soft")
 
 
 def _calibration(reader: RunReader) -> Iterator[Html]:
@@ -260,8 +260,8 @@ def calibration_sentences(found: Calibration) -> list[str]:
     off, bias = float(np.sqrt(np.mean(error**2))), float(error.mean())
     said = [
         f"Over the {len(found.values):,} steps collected in update {found.update:,} the returns are "
-        f"{number(float(found.returns.mean()))} ± {number(float(found.returns.std()))}. The critic is off by {number(off)} "
-        f"(root mean square), on average {number(abs(bias))} too {'high' if bias >= 0 else 'low'}."
+        f"{number(float(found.returns.mean()))} ± {number(float(found.returns.std()))}. The critic is off by "
+        f"{number(off)} (root mean square), on average {number(abs(bias))} too {'high' if bias >= 0 else 'low'}."
     ]
     if explained is not None and explained >= 0:
         said.append(f"It explains {explained:.0%} of the variance of the returns.")
@@ -280,7 +280,8 @@ def _settings(config: Mapping[str, Any]) -> Iterator[Html]:
     known = {}
     if config["algorithm"] in ALGORITHMS:
         known = {name: (default, meaning) for name, default, meaning in describe(module(config["algorithm"]).Settings)}
-    changed, usual = [], []
+    changed: list[list[Html]] = []
+    usual: list[list[Html]] = []
     for name, value in config["settings"].items():
         default, meaning = known.get(name, ("", ""))
         shown = _toml(value)
@@ -291,7 +292,7 @@ def _settings(config: Mapping[str, Any]) -> Iterator[Html]:
         yield table(heads, changed)
     if usual:
         said = element("summary", text(f"{len(usual)} settings at their default"))
-        yield element("details", said, table(heads[:2] + heads[3:], [[name, value, about] for name, value, _, about in usual]))
+        yield element("details", said, table(heads[:2] + heads[3:], [row[:2] + row[3:] for row in usual]))
 
 
 def _toml(value: Any) -> str:

@@ -73,7 +73,12 @@ def test_implicit_reward_of_the_optimal_policy_is_the_reward() -> None:
 
 
 def test_dpo_by_hand() -> None:
-    pair = double(-1.0), double(-2.0), double(-2.0), double(-1.0)  # the chosen one gained a nat, the rejected one lost it
+    pair = (
+        double(-1.0),
+        double(-2.0),
+        double(-2.0),
+        double(-1.0),
+    )  # the chosen one gained a nat, the rejected one lost it
     same(dpo_loss(*pair, beta=0.5), double(-math.log(wins(1.0, 0.0))))
     same(dpo_loss(*pair, beta=0.0), double(math.log(2)))
     smoothed = -0.8 * math.log(wins(1.0, 0.0)) - 0.2 * math.log(wins(0.0, 1.0))

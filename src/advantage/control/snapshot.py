@@ -38,7 +38,7 @@ _ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "PendulumEnv": ("state", "last_u"),
     "FrozenLakeEnv": ("s", "lastaction"),
     "CliffWalkingEnv": ("s", "lastaction"),
-    "TaxiEnv": ("s", "lastaction", "taxi_orientation"),
+    "TaxiEnv": ("s", "lastaction", "fickle_step", "taxi_orientation"),
     "BlackjackEnv": ("player", "dealer", "dealer_top_card_suit", "dealer_top_card_value_str"),
 }
 _STALE_POSITIONS = ("xpos", "xipos", "site_xpos")

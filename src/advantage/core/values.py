@@ -84,14 +84,14 @@ def sarsa_target(
     >>> sarsa_target(torch.tensor([1.0]), torch.tensor([0.5]), torch.tensor([[2.0, 4.0]]), torch.tensor([0]))
     tensor([2.])
     """
-    _check_next(rewards, next_q=next_q)
+    _check_next(rewards, discounts, next_q=next_q)
     if next_actions.dtype != torch.int64:
         raise ValueError(f"next_actions has dtype {next_actions.dtype}; give int64 indices")
     if next_actions.shape != rewards.shape:
         raise ValueError(
             f"next_actions has shape {tuple(next_actions.shape)} and rewards {tuple(rewards.shape)}; they must be equal"
         )
-    return _bootstrap(rewards, discounts, next_q.gather(-1, next_actions.unsqueeze(-1)).squeeze(-1))
+    return rewards + discounts * _reached(next_q, discounts).gather(-1, next_actions.unsqueeze(-1)).squeeze(-1)
 
 
 def q_learning_target(
@@ -108,8 +108,8 @@ def q_learning_target(
     >>> q_learning_target(torch.tensor([1.0]), torch.tensor([0.5]), torch.tensor([[2.0, 4.0]]))
     tensor([3.])
     """
-    _check_next(rewards, next_q=next_q)
-    return _bootstrap(rewards, discounts, next_q.amax(-1))
+    _check_next(rewards, discounts, next_q=next_q)
+    return rewards + discounts * _reached(next_q, discounts).amax(-1)
 
 
 def double_q_target(
@@ -135,12 +135,13 @@ def double_q_target(
     >>> double_q_target(torch.zeros(1), torch.ones(1), torch.tensor([[1.0, 2.0]]), torch.tensor([[9.0, 5.0]]))
     tensor([5.])
     """
-    _check_next(rewards, next_q_online=next_q_online, next_q_target=next_q_target)
+    _check_next(rewards, discounts, next_q_online=next_q_online, next_q_target=next_q_target)
     chosen = next_q_online.argmax(-1, keepdim=True)
-    return _bootstrap(rewards, discounts, next_q_target.gather(-1, chosen).squeeze(-1))
+    return rewards + discounts * _reached(next_q_target, discounts).gather(-1, chosen).squeeze(-1)
 
 
-def _check_next(rewards: Tensor, **tables: Tensor) -> None:
+def _check_next(rewards: Tensor, discounts: Tensor, **tables: Tensor) -> None:
+    checks.real(rewards=rewards, discounts=discounts)
     checks.real(**tables)
     name, next_q = next(iter(tables.items()))
     if next_q.shape[:-1] != rewards.shape:
@@ -149,6 +150,6 @@ def _check_next(rewards: Tensor, **tables: Tensor) -> None:
         )
 
 
-def _bootstrap(rewards: Tensor, discounts: Tensor, following: Tensor) -> Tensor:
-    checks.real(rewards=rewards, discounts=discounts)
-    return rewards + discounts * following.masked_fill(discounts == 0, 0.0)
+def _reached(next_q: Tensor, discounts: Tensor) -> Tensor:
+    """Q(s', ·), and 0 where nothing follows: before the maximum, whose slope in a row of NaN is NaN."""
+    return next_q.masked_fill((discounts == 0).unsqueeze(-1), 0.0)

@@ -19,7 +19,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -76,6 +76,7 @@ class LiveRun:
         resume: continue from the last whole checkpoint.
         clock: what the run counts: the environment steps of its rollouts (control), or its updates (language, where the
             steps of a rollout are tokens).
+        opening: notes by their source, said when the first update begins: set-up that failed has said nothing.
 
     Attributes:
         steps: steps done, on the run's clock.
@@ -96,6 +97,7 @@ class LiveRun:
         quiet: bool = False,
         resume: bool = False,
         clock: Literal["env_steps", "updates"] = "env_steps",
+        opening: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         if not 0 <= checkpoint_every < math.inf:
             raise UserError(f"checkpoint_every = {checkpoint_every}: seconds, 0 or more")
@@ -113,6 +115,7 @@ class LiveRun:
         self._progress = progress(quiet)
         self._interrupts = Interrupts()
         self._checkpoint: checkpoint.Checkpoint | None = None
+        self._opening = opening
         self._kept: dict[str, Any] = {}
         self._evaluate: Callable[[], Mapping[str, float]] | None = None
         self._logged: tuple[dict[str, float], Rollout, Sequence[Episode]] | None = None
@@ -170,6 +173,8 @@ class LiveRun:
         """
         self._total = total
         self._say_differences()
+        for source, text in self._opening.items():
+            self.note("note", source, text)
         self._began, self._began_at = time.monotonic(), self.steps
         self._checkpointed = self._pulsed = self._began
         self._interrupts.patient = True

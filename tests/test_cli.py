@@ -1,0 +1,173 @@
+"""The command line: exit codes, one line a mistake, nothing left behind, the last line of --json."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import advantage
+from advantage.cli import COMMANDS, main
+
+QUICK = ["--steps", "512", "--set", "num_steps=32", "--quiet"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short finished run on CartPole."""
+    path = tmp_path_factory.mktemp("cli") / "run"
+    assert main(["train", "ppo", "CartPole-v1", "--run-dir", str(path), *QUICK]) == 0
+    return path
+
+
+MISTAKES = {
+    "command": (["trian"], "did you mean train"),
+    "algorithm": (["train", "pp0", "CartPole-v1"], "did you mean ppo"),
+    "environment": (["train", "ppo", "CartPol-v1"], "CartPole-v1"),
+    "module": (["train", "ppo", "no_such_module:Thing-v0"], "no_such_module"),
+    "setting": (["train", "ppo", "CartPole-v1", "--set", "num_step=3"], "num_steps"),
+    "peer's word": (["train", "ppo", "CartPole-v1", "--set", "clip_coef=0.1"], "eps_low and eps_high"),
+    "no value": (["train", "ppo", "CartPole-v1", "--set", "gamma"], "NAME=VALUE"),
+    "gamma": (["train", "ppo", "CartPole-v1", "--set", "gamma=1.5"], "1.5"),
+    "nan": (["train", "ppo", "CartPole-v1", "--set", "learning_rate=nan"], "nan"),
+    "negative": (["train", "ppo", "CartPole-v1", "--set", "learning_rate=-1e-3"], "-0.001"),
+    "schedule": (["train", "ppo", "CartPole-v1", "--set", "learning_rate=lin_fast"], "lin_fast"),
+    "no steps": (["train", "ppo", "CartPole-v1", "--steps", "0"], "0"),
+    "fewer steps": (["train", "ppo", "CartPole-v1", "--steps", "-5"], "-5"),
+    "many": (["train", "ppo", "CartPole-v1", "--steps", "many"], "many"),
+    "seed": (["train", "ppo", "CartPole-v1", "--seed", "x"], "'x'"),
+    "minibatch": (["train", "ppo", "CartPole-v1", "--set", "minibatch_size=100000"], "100000"),
+    "env argument": (["train", "ppo", "CartPole-v1", "--env", "colour=red"], "colour"),
+    "no file": (["train", "ppo", "CartPole-v1", "--config", "nowhere.toml"], "nowhere.toml"),
+    "missing run": (["eval", "nowhere"], "nowhere"),
+    "missing argument": (["compare"], "RUN"),
+    "space": (["train", "ppo", "tests.test_cli:Words-v0"], "Text"),
+}
+
+
+@pytest.mark.parametrize("arguments, told", MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_one_line_and_exit_code_2_and_leaves_nothing(
+    arguments: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and error.startswith("advantage: ") and told in error
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "text, told",
+    [("gamma = ", "TOML"), ("gama = 0.9", "gamma"), ("settings = 3", "3"), ("[settings]\ngamma = 'x'", "'x'")],
+)
+def test_a_bad_settings_file(
+    text: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.toml").write_text(text)
+    assert main(["train", "ppo", "CartPole-v1", "--config", "mine.toml"]) == 2
+    assert told in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.toml"]
+
+
+def test_a_run_directory_that_cannot_be(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("mine")
+    for path, told in ((tmp_path / "file", "file"), (run, "not empty")):
+        assert main(["train", "ppo", "CartPole-v1", "--run-dir", str(path)]) == 2
+        assert told in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_crashing_environment_exits_with_1_and_can_be_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(tmp_path / "run")
+    monkeypatch.setenv("CRASH_AT", "700")
+    target = ["train", "ppo", "tests.test_cli:Crashing-v0", "--run-dir", path, "--checkpoint-every", "0", "--quiet"]
+    assert main([*target, "--steps", "2048", "--set", "num_steps=32"]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "the wheel came off" in error
+    assert main(["doctor", path]) == 1
+    monkeypatch.setenv("CRASH_AT", "1000000")
+    assert main(["resume", path, "--quiet"]) == 0
+    assert advantage.load(path).reader.status()["state"] == "finished"
+
+
+def test_every_command_has_help_and_json(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in COMMANDS:
+        with pytest.raises(SystemExit) as stopped:
+            main([name, "--help"])
+        assert stopped.value.code == 0
+        assert "--json" in capsys.readouterr().out
+    calls = {
+        "algorithms": [],
+        "train": ["ppo", "CartPole-v1", "--run-dir", str(tmp_path / "other"), *QUICK],
+        "resume": [str(run), "--steps", "768", "--quiet"],
+        "eval": [str(run), "--episodes", "3"],
+        "runs": [str(run.parent)],
+        "compare": [str(run), "--out", str(tmp_path / "curve.png")],
+        "report": [str(run)],
+        "export": [str(run), "--to", "csv"],
+        "doctor": [str(run)],
+        "explain": [str(run), "--stream", "1", "--step", "2"],
+    }
+    assert set(calls) == set(COMMANDS)
+    for name, arguments in calls.items():
+        assert main([name, *arguments, "--json"]) == 0
+        json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def test_eval_prints_what_scripts_read(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", str(run), "--episodes", "3", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert set(found) == {"mean", "std", "episodes", "lengths_mean"} and found["episodes"] == 3
+
+
+def test_dry_run_prints_settings_that_a_file_can_hold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "ppo", "CartPole-v1", "--dry-run", "--set", "gamma=0.9", "--env", "sutton_barto_reward=true"]) == 0
+    (tmp_path / "printed.toml").write_text(printed := capsys.readouterr().out)
+    arguments = ["train", "ppo", "CartPole-v1", "--dry-run", "--config", str(tmp_path / "printed.toml")]
+    assert main(arguments) == 0
+    assert capsys.readouterr().out == printed
+    assert "gamma = 0.9" in printed and "sutton_barto_reward" in printed
+
+
+def test_a_mistyped_command_and_help_import_nothing_heavy() -> None:
+    script = (
+        "import sys; from advantage.cli import main\n"
+        "try: main([sys.argv[1]])\n"
+        "except SystemExit: pass\n"
+        "assert not {'torch', 'numpy', 'gymnasium', 'rich'} & set(sys.modules), set(sys.modules)"
+    )
+    for word in ("trian", "--help", "algorithms"):
+        subprocess.run([sys.executable, "-c", script, word], check=True, capture_output=True, env=os.environ)
+
+
+def _register() -> None:
+    import gymnasium as gym
+    import numpy as np
+    from gymnasium.envs.classic_control import CartPoleEnv
+
+    class Crashing(CartPoleEnv):
+        steps = 0
+
+        def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, object]]:
+            type(self).steps += 1
+            if type(self).steps == int(os.environ["CRASH_AT"]):
+                raise RuntimeError("the wheel came off")
+            return super().step(action)
+
+    class Words(gym.Env[str, int]):
+        observation_space = gym.spaces.Text(5)
+        action_space = gym.spaces.Discrete(2)
+
+    gym.register("Crashing-v0", Crashing, max_episode_steps=50)
+    gym.register("Words-v0", Words)
+
+
+if "Crashing-v0" not in __import__("gymnasium").registry:
+    _register()
