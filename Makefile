@@ -54,7 +54,7 @@ floors: $(VENV)/.dev  ## import-linter: imports run downward only
 	$(BIN)/lint-imports
 
 test-slow: $(VENV)/.dev  ## the tests that take minutes: learning, kills, many seeds
-	$(PYTEST) -m slow
+	$(PYTEST) -m "slow and not gpu"
 
 bench: $(VENV)/.dev  ## the speed table beside Stable-Baselines3
 	$(BIN)/python benchmarks/speed.py

@@ -56,7 +56,9 @@ def theirs(environment: str, steps: int) -> float:
             "n_steps": 1024, "batch_size": 64, "n_epochs": 4, "gamma": 0.999, "gae_lambda": 0.98, "ent_coef": 0.01,
         },
     }  # fmt: skip
-    envs = make_vec_env(environment, {"CartPole-v1": 8, "LunarLander-v3": 16}[environment], seed=0, env_kwargs={"render_mode": None})
+    envs = make_vec_env(
+        environment, {"CartPole-v1": 8, "LunarLander-v3": 16}[environment], seed=0, env_kwargs={"render_mode": None}
+    )
     model = PPO("MlpPolicy", envs, seed=0, device="cpu", **zoo[environment])
     started = time.perf_counter()
     model.learn(steps)
@@ -88,7 +90,9 @@ def main() -> None:
     if options.child:
         child(options.child[0], options.child[1], int(options.child[2]))
         return
-    print(f"Python {platform.python_version()}, torch {version('torch')}, stable-baselines3 {version('stable-baselines3')}")
+    print(
+        f"Python {platform.python_version()}, torch {version('torch')}, stable-baselines3 {version('stable-baselines3')}"
+    )
     print("\n| environment | steps/s | SB3 | ratio (each pair) | peak memory, MiB | SB3 |\n|---|---|---|---|---|---|")
     for environment in STEPS:
         pairs = [[measure(who, environment, options.core) for who in ("ours", "theirs")] for _ in range(options.pairs)]
@@ -100,9 +104,7 @@ def row(environment: str, pairs: list[list[dict[str, float]]]) -> str:
     ratios = [a["speed"] / b["speed"] for a, b in pairs]
     a, b = ([statistics.median(pair[side][key] for pair in pairs) for key in ("speed", "memory")] for side in (0, 1))
     each = ", ".join(f"{ratio:.2f}" for ratio in ratios)
-    return (
-        f"| {environment} | {a[0]:,.0f} | {b[0]:,.0f} | {statistics.median(ratios):.2f} ({each}) | {a[1]:.0f} | {b[1]:.0f} |"
-    )
+    return f"| {environment} | {a[0]:,.0f} | {b[0]:,.0f} | {statistics.median(ratios):.2f} ({each}) | {a[1]:.0f} | {b[1]:.0f} |"
 
 
 if __name__ == "__main__":

@@ -128,7 +128,10 @@ def test_eval_prints_what_scripts_read(run: Path, capsys: pytest.CaptureFixture[
 
 
 def test_dry_run_prints_settings_that_a_file_can_hold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", "ppo", "CartPole-v1", "--dry-run", "--set", "gamma=0.9", "--env", "sutton_barto_reward=true"]) == 0
+    assert (
+        main(["train", "ppo", "CartPole-v1", "--dry-run", "--set", "gamma=0.9", "--env", "sutton_barto_reward=true"])
+        == 0
+    )
     (tmp_path / "printed.toml").write_text(printed := capsys.readouterr().out)
     arguments = ["train", "ppo", "CartPole-v1", "--dry-run", "--config", str(tmp_path / "printed.toml")]
     assert main(arguments) == 0

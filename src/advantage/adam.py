@@ -54,8 +54,10 @@ class FlatAdam:
         self._steps += 1
         self._first.lerp_(self._gradient, 1.0 - BETA_1)
         self._second.mul_(BETA_2).addcmul_(self._gradient, self._gradient, value=1.0 - BETA_2)
-        divisor = self._second.sqrt().div_(math.sqrt(1.0 - BETA_2**self._steps)).add_(self._eps)
-        size = self.param_groups[0]["lr"] / (1.0 - BETA_1**self._steps)
+        # √(v/(1 − β₂ᵏ)) + ε is (√v + ε √(1 − β₂ᵏ)) / √(1 − β₂ᵏ): the correction moves into two numbers.
+        correction = math.sqrt(1.0 - BETA_2**self._steps)
+        divisor = self._second.sqrt().add_(self._eps * correction)
+        size = self.param_groups[0]["lr"] * correction / (1.0 - BETA_1**self._steps)
         self._flat.addcdiv_(self._first, divisor, value=-size)
 
     def state(self) -> dict[str, Any]:
@@ -78,4 +80,5 @@ class FlatAdam:
         return self._flat.grad
 
     def _split(self, flat: Tensor) -> tuple[Tensor, ...]:
-        return flat.split(list(self._sizes.values()))
+        parts: tuple[Tensor, ...] = flat.split(list(self._sizes.values()))
+        return parts

@@ -168,9 +168,7 @@ class Run:
         return f"Run({str(self.path)!r}: {config['algorithm']} on {config['target']}, {self.reader.status()['state']})"
 
 
-def plan(
-    algorithm: str, target: Any, seed: int, given: Mapping[str, Any], config: str | Path | None = None
-) -> Plan:
+def plan(algorithm: str, target: Any, seed: int, given: Mapping[str, Any], config: str | Path | None = None) -> Plan:
     """Everything about a run that can be known before it: defaults, then tuned, then the file's, then the given settings.
 
     Raises:

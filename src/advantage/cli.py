@@ -242,7 +242,9 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="an environment's argument")
     parser.add_argument("--config", metavar="FILE", help="settings in TOML; --set overrides")
     parser.add_argument("--eval-every", metavar="N", help="steps between held-out evaluations; keeps the best policy")
-    parser.add_argument("--checkpoint-every", metavar="SECONDS", help="seconds between checkpoints; 0 every update (10)")
+    parser.add_argument(
+        "--checkpoint-every", metavar="SECONDS", help="seconds between checkpoints; 0 every update (10)"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the resolved settings and start nothing")
     parser.add_argument("--quiet", action="store_true", help="no progress")
 

@@ -60,12 +60,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Groups of runs, a row each, the curves of each environment, and what must be said about them."""
+    """Groups of runs, a row each, the curves of each environment, what must be said about them, and where they are drawn."""
 
     rows: tuple[Row, ...]
     panels: tuple[Panel, ...]
     notes: tuple[str, ...]
     caption: str
+    picture: Path | None
 
 
 @dataclass(frozen=True)
@@ -101,15 +102,18 @@ def compare(run_dirs: Sequence[str | Path], out: str | Path | None = None) -> Co
         rows += [_row(label, group) for label, group in groups.items()]
         panels.append(_panel(groups))
         notes += [note for label, group in groups.items() for note in _notes(label, group)]
-    comparison = Comparison(tuple(rows), tuple(panels), tuple(notes), _caption(rows))
-    if out is not None:
-        _draw(comparison, Path(out))
+    comparison = Comparison(
+        tuple(rows), tuple(panels), tuple(notes), _caption(rows), None if out is None else Path(out)
+    )
+    if comparison.picture is not None:
+        _draw(comparison, comparison.picture)
     return comparison
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:
     """The table and the notes as mappings, sequences, texts and numbers, for the one JSON encoder."""
-    return {"runs": [asdict(row) for row in comparison.rows], "notes": list(comparison.notes)}
+    rows = [asdict(row) for row in comparison.rows]
+    return {"groups": rows, "notes": list(comparison.notes), "picture": comparison.picture}
 
 
 def render(comparison: Comparison) -> str:
@@ -119,7 +123,8 @@ def render(comparison: Comparison) -> str:
     left = [[cell.ljust(width) for cell in column] for column, width in zip(columns[:2], widths[:2], strict=True)]
     right = [[cell.rjust(width) for cell in column] for column, width in zip(columns[2:], widths[2:], strict=True)]
     lines = ["  ".join(line) for line in zip(*left, *right, strict=True)]
-    return "\n".join(printable(line).rstrip() for line in [*lines, "", *comparison.notes, comparison.caption])
+    below = [*comparison.notes, comparison.caption, *([str(comparison.picture)] if comparison.picture else [])]
+    return "\n".join(printable(line).rstrip() for line in [*lines, "", *below])
 
 
 def cells(row: Row) -> tuple[str, ...]:

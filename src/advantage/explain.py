@@ -6,6 +6,7 @@ own objective: nothing is computed here in another way than in training.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ class Rung:
     name: str
     symbol: str
     formula: str
-    inputs: dict[str, float | str]
+    inputs: Mapping[str, float | str]
     value: Any
 
 
@@ -68,7 +69,9 @@ def explain(run_dir: str | Path, update: int | None = None, stream: int = 0, ste
     rollout = Rollout(**fields)
     streams, time = rollout.mask.shape
     if not 0 <= stream < streams or not 0 <= step < time:
-        raise UserError(f"stream {stream}, step {step} is not there; streams are 0 … {streams - 1}, steps 0 … {time - 1}")
+        raise UserError(
+            f"stream {stream}, step {step} is not there; streams are 0 … {streams - 1}, steps 0 … {time - 1}"
+        )
     if not rollout.mask[stream, step]:
         raise UserError(f"stream {stream}, step {step} only resets its environment; choose a step beside it")
     algorithm = module(run.reader.config["algorithm"])
@@ -121,7 +124,9 @@ def _credit(rollout: Rollout, now: Any, place: tuple[int, int]) -> list[Rung]:
              float(delta[place])),
     ]  # fmt: skip
     estimates = [float(n_step_advantage(delta, factors, rollout.cut, n)[place]) for n in range(1, left + 1)]
-    rungs += [_n_step(rewards, values, following, factors, place, n, estimates[n - 1]) for n in range(1, left + 1)][:SHOWN]
+    rungs += [_n_step(rewards, values, following, factors, place, n, estimates[n - 1]) for n in range(1, left + 1)][
+        :SHOWN
+    ]
     lam = now.gae_lambda
     weights = [(1.0 - lam) * lam ** (n - 1) for n in range(1, left)] + [lam ** (left - 1)]
     mean = sum(weight * estimate for weight, estimate in zip(weights, estimates, strict=True))
@@ -169,7 +174,10 @@ def _step(algorithm: Any, rollout: Rollout, said: Evaluation, now: Any, place: t
     assert batch.logp_old is not None and batch.advantages is not None
     logp, logp_old = said.logp.masked_fill(~batch.mask, 0.0), batch.logp_old
     ratio = likelihood_ratio(logp, logp_old)
-    plain, clipped = surrogate(ratio, batch.advantages), clipped_surrogate(ratio, batch.advantages, now.eps_low, now.eps_high)
+    plain, clipped = (
+        surrogate(ratio, batch.advantages),
+        clipped_surrogate(ratio, batch.advantages, now.eps_low, now.eps_high),
+    )
     rungs.append(
         Rung("ratio", "ρ_t", "exp(log π_new − log π_old)",
              {"log π_new": float(logp[place]), "log π_old": float(logp_old[place])}, float(ratio[place]))

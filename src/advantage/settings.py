@@ -13,12 +13,15 @@ import tomllib
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from advantage.errors import UserError, nearest
 
-Schedule = float | str
-"""A number, or "lin_2.5e-4": from that value down a line to 0 at the end of the budget."""
+if TYPE_CHECKING:  # the settings of a moment have plain numbers in the place of their schedules
+    Schedule: TypeAlias = Any
+else:
+    Schedule = float | str
+    """A number, or "lin_2.5e-4": from that value down a line to 0 at the end of the budget."""
 
 PEERS_WORDS = {
     "batch_size": "minibatch_size",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import torch
 from jaxtyping import Bool, Float, Integer
@@ -18,7 +18,12 @@ from torch import Tensor
 Tree: TypeAlias = Any
 """A tensor (or array), or a dict or tuple of trees."""
 
-D = TypeVar("D", "Rollout", "Batch", "Evaluation")
+if TYPE_CHECKING:  # An algorithm reads the columns that it asked for; which of them exist is checked when it runs.
+    Streams: TypeAlias = Any
+    Rows: TypeAlias = Any
+else:
+    Streams = Float[Tensor, "streams time"] | None
+    Rows = Float[Tensor, "rows time"] | None
 
 
 def tree_map(function: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
@@ -62,12 +67,12 @@ class Rollout:
     mask: Bool[Tensor, "streams time"]
     terminated: Bool[Tensor, "streams time"]
     truncated: Bool[Tensor, "streams time"]
-    logp_old: Float[Tensor, "streams time"] | None = None
-    rewards: Float[Tensor, "streams time"] | None = None
-    values: Float[Tensor, "streams time"] | None = None
-    next_values: Float[Tensor, "streams time"] | None = None
-    logp_ref: Float[Tensor, "streams time"] | None = None
-    logp_sampler: Float[Tensor, "streams time"] | None = None
+    logp_old: Streams = None
+    rewards: Streams = None
+    values: Streams = None
+    next_values: Streams = None
+    logp_ref: Streams = None
+    logp_sampler: Streams = None
     group: Integer[Tensor, " streams"] | None = None
     finish_reason: tuple[str, ...] | None = None
 
@@ -101,12 +106,12 @@ class Batch:
     mask: Bool[Tensor, "rows time"] | None
     tokens: int
     sequences: int
-    advantages: Float[Tensor, "rows time"] | None = None
-    returns: Float[Tensor, "rows time"] | None = None
-    values_old: Float[Tensor, "rows time"] | None = None
-    logp_old: Float[Tensor, "rows time"] | None = None
-    logp_ref: Float[Tensor, "rows time"] | None = None
-    logp_sampler: Float[Tensor, "rows time"] | None = None
+    advantages: Rows = None
+    returns: Rows = None
+    values_old: Rows = None
+    logp_old: Rows = None
+    logp_ref: Rows = None
+    logp_sampler: Rows = None
     group: Integer[Tensor, " rows"] | None = None
     unit: Integer[Tensor, " rows"] | None = None
 
@@ -132,7 +137,7 @@ class Batch:
             name: column.masked_fill(~mask, 0.0) if column is not None and column.is_floating_point() else column
             for name, column in columns.items()
         }
-        return cls(context, actions, mask, int(mask.sum()), int(mask.any(-1).sum()), **filled)  # type: ignore[arg-type]
+        return cls(context, actions, mask, int(mask.sum()), int(mask.any(-1).sum()), **filled)
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -196,9 +201,9 @@ class Evaluation:
     `distribution` is the policy's own object (with `kl`), for algorithms that need more than the taken action.
     """
 
-    logp: Float[Tensor, "rows time"] | None = None
-    entropy: Float[Tensor, "rows time"] | None = None
-    values: Float[Tensor, "rows time"] | None = None
+    logp: Rows = None
+    entropy: Rows = None
+    values: Rows = None
     distribution: Any = None
 
     def detach(self) -> Evaluation:

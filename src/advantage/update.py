@@ -26,8 +26,15 @@ S = TypeVar("S", bound=Any)
 class Moment(Protocol):
     """Where a run stands when an update begins."""
 
-    steps: int
-    total: int
+    @property
+    def steps(self) -> int:
+        """Steps done before it."""
+        ...
+
+    @property
+    def total(self) -> int:
+        """Steps of the whole run."""
+        ...
 
     @property
     def remaining(self) -> float:
@@ -138,7 +145,9 @@ def ascend(
     norm = _clip_gradient(optimizer, now.max_grad_norm)
     if not math.isfinite(norm):
         kind = "objective" if not torch.isfinite(total) else "gradient"
-        raise NonFinite(f"the {kind} of a minibatch of {len(batch)} rows is not finite ({float(total):g}, norm {norm:g})")
+        raise NonFinite(
+            f"the {kind} of a minibatch of {len(batch)} rows is not finite ({float(total):g}, norm {norm:g})"
+        )
     taken = accept is None or accept(new, batch)
     if taken:
         optimizer.step()
@@ -152,7 +161,7 @@ def descend(optimizer: Optimizer, loss: Tensor, max_grad_norm: float) -> float:
         NonFinite: the gradient has a NaN or an infinity; the parameters are as they were.
     """
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     norm = _clip_gradient(optimizer, max_grad_norm)
     if not math.isfinite(norm):
         raise NonFinite(f"the gradient of a loss of {float(loss):g} is not finite (norm {norm:g})")

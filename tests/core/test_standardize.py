@@ -60,7 +60,7 @@ def test_mean_zero_and_spread_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "count"), [(0.1, 3), (1 / 3, 7), (0.7, 11), (1e8, 5), (-1e-30, 6), (3e38, 4), (2, 1)]
+    ("number", "count"), [(0.1, 3), (1 / 3, 7), (0.7, 11), (1e8, 5), (-1e-30, 6), (3e38, 4), (0.5, 1)]
 )
 @pytest.mark.parametrize("ddof", [0, 1])
 def test_equal_float32_numbers_give_exactly_zero(number: float, count: int, ddof: int) -> None:

@@ -89,7 +89,9 @@ def train(target: Any, settings: Settings, run: LiveRun) -> None:
             data = Batch.of(rollout, advantages, returns).single_steps()
             steps = []
             for batch in minibatches(data, now.epochs, now.minibatch_size, run.rng("minibatches")):
-                steps.append(ascend(policy, optimizer, objective, normalized(batch, now), now, accept=within_target_kl(now)))
+                steps.append(
+                    ascend(policy, optimizer, objective, normalized(batch, now), now, accept=within_target_kl(now))
+                )
                 if not steps[-1].taken:
                     break
         run.log(describe(rollout, bounds) | statistics(data, steps, now), rollout, envs.finished_episodes())

@@ -105,7 +105,8 @@ def _record(
     shape = (num_steps, envs.num_envs)
     noise = policy.noise(rng, shape)
     context = tree_map(lambda leaf: np.empty((num_steps + 1, *leaf.shape), leaf.dtype), envs.context)
-    tape = _Tape(context, None, np.zeros(shape), *(np.zeros(shape, bool) for _ in range(3)), first_step=envs.steps)
+    flags = [np.zeros(shape, bool) for _ in range(3)]
+    tape = _Tape(context, None, np.zeros(shape), flags[0], flags[1], flags[2], first_step=envs.steps)
     chosen = []
     with torch.inference_mode():
         for t in range(num_steps):

@@ -27,7 +27,8 @@ class Workshop(NamedTuple):
 def prepare(target: Any, settings: Control, run: LiveRun) -> Workshop:
     """Builds what acts, under the run's named seeds, and arranges held-out evaluation."""
     torch.set_num_threads(settings.threads)
-    envs = make_envs(target, settings.num_envs, vectorization=settings.vectorization, env_args=settings.env_args)
+    count = settings.num_envs if isinstance(target, str) or callable(target) else None  # else as many as there are
+    envs = make_envs(target, count, vectorization=settings.vectorization, env_args=settings.env_args)
     policy = make_policy(envs.spaces.observation, envs.spaces.action, settings, run.seed("network"))
     envs.start(run.seed("environments"))
     normalizer = Normalizer(envs.context["observation"], envs.num_envs, settings)

@@ -72,7 +72,7 @@ class _OneHot(Encoder):
 
 
 class _Parts(Encoder):
-    def __init__(self, space: spaces.Dict | spaces.Tuple, dtype: torch.dtype) -> None:
+    def __init__(self, space: spaces.Dict | spaces.Tuple[Any], dtype: torch.dtype) -> None:
         super().__init__()
         items = _items(space)
         self.keys = [key for key, _ in items]
@@ -169,13 +169,13 @@ class _Normal(Head):
 
 
 class _Several(Head):
-    def __init__(self, space: spaces.Dict | spaces.Tuple, features: int, log_std_init: float, wide: bool) -> None:
+    def __init__(self, space: spaces.Dict | spaces.Tuple[Any], features: int, log_std_init: float, wide: bool) -> None:
         super().__init__()
         items = _items(space)
         self.kind = dict if isinstance(space, spaces.Dict) else tuple
         self.keys = [key for key, _ in items]
         self.parts = nn.ModuleList([head_for(part, features, log_std_init, wide) for _, part in items])
-        self.sizes = tuple(int(part.noise_size) for part in self.parts)
+        self.sizes = tuple(int(part.noise_size) for part in self.parts)  # type: ignore[arg-type]
         self.noise_size = sum(self.sizes)
 
     def forward(self, features: Tensor, mask: Tensor | None) -> Joint:
@@ -186,5 +186,5 @@ class _Several(Head):
         return np.concatenate([head.noise(rng, shape) for head in self.parts], axis=-1)  # type: ignore[operator]
 
 
-def _items(space: spaces.Dict | spaces.Tuple) -> list[tuple[Any, spaces.Space[Any]]]:
+def _items(space: spaces.Dict | spaces.Tuple[Any]) -> list[tuple[Any, spaces.Space[Any]]]:
     return list(space.spaces.items()) if isinstance(space, spaces.Dict) else list(enumerate(space.spaces))

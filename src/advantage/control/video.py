@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
-
 from advantage.control.agent import Agent
 from advantage.control.environments import make_envs
 from advantage.errors import UserError
@@ -36,7 +34,8 @@ def _frames(agent: Agent, seed: int) -> tuple[list[Any], float]:
     if not isinstance(agent.target, str):
         raise UserError("a video needs an environment with an id; this run was given a Python object")
     envs = make_envs(agent.target, 1, vectorization="sync", env_args=agent.settings.env_args, render_mode="rgb_array")
-    env: gym.Env[Any, Any] = envs.vector.unwrapped.envs[0]
+    vector: Any = envs.vector.unwrapped
+    env = vector.envs[0]
     envs.start(seed)
     frames: list[Any] = []
     while len(frames) < LONGEST:

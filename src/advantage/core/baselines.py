@@ -39,7 +39,7 @@ def group_mean(
     """
     of = _grouped(rewards, group, valid)
     baseline = of.reference + of.sums / of.counts.clamp(min=1)
-    return _spread_back(baseline[of.index], of.valid, rewards)
+    return _spread_back(baseline[of.member_of], of.valid, rewards)
 
 
 def leave_one_out(
@@ -61,9 +61,9 @@ def leave_one_out(
     tensor([4.0000, 3.5000, 1.5000])
     """
     of = _grouped(rewards, group, valid)
-    others = (of.sums[of.index] - of.shifted) / (of.counts[of.index] - 1).clamp(min=1)
-    alone = of.counts[of.index] == 1
-    baseline = of.reference[of.index] + torch.where(alone, of.shifted, others)
+    others = (of.sums[of.member_of] - of.shifted) / (of.counts[of.member_of] - 1).clamp(min=1)
+    alone = of.counts[of.member_of] == 1
+    baseline = of.reference[of.member_of] + torch.where(alone, of.shifted, others)
     return _spread_back(baseline, of.valid, rewards)
 
 
@@ -101,20 +101,20 @@ def group_advantages(
     checks.non_negative(eps=eps)
     check_ddof(ddof)
     of = _grouped(rewards, group, valid)
-    centred = (of.shifted - (of.sums / of.counts.clamp(min=1))[of.index]).masked_fill(~of.valid, 0.0)
+    centred = (of.shifted - (of.sums / of.counts.clamp(min=1))[of.member_of]).masked_fill(~of.valid, 0.0)
     if scale is None:
         return _spread_back(centred, of.valid, rewards)
-    squares = torch.zeros_like(of.sums).index_add(0, of.index, centred.square())
+    squares = torch.zeros_like(of.sums).index_add(0, of.member_of, centred.square())
     variance = squares / (of.counts - ddof).clamp(min=1)
     flat = variance == 0  # the root has no slope there
     std = variance.masked_fill(flat, 1.0).sqrt().masked_fill(flat, 0.0)
-    return _spread_back(divide_by_spread(centred, std[of.index], eps), of.valid, rewards)
+    return _spread_back(divide_by_spread(centred, std[of.member_of], eps), of.valid, rewards)
 
 
 class _Grouped(NamedTuple):
     """A flat batch by group: each group's counts, sums and reference, each member's reward less that reference."""
 
-    index: Tensor
+    member_of: Tensor
     valid: Tensor
     counts: Tensor
     reference: Tensor

@@ -45,16 +45,20 @@ def _steady(row: Mapping[str, float]) -> bool:
 def memorising(history: History) -> str | None:
     """The loss on trained data falls while neither the error nor the explained variance on fresh data gets better."""
     losses = recent(history, "train/value_loss", OVERFIT_UPDATES)
+    if not losses:
+        return None
+    loss_then, loss_now = _ends(losses)
+    if loss_now >= OVERFIT_LOSS * loss_then:
+        return None
     explained = recent(history, "train/explained_variance", OVERFIT_UPDATES)
     means = recent(history, "train/advantage_mean", OVERFIT_UPDATES)
     spreads = recent(history, "train/advantage_std", OVERFIT_UPDATES)
-    if not (losses and explained and means and spreads) or _steady(history[-1]):
+    if not (explained and means and spreads) or _steady(history[-1]):
         return None
     # Before normalisation Â = G − V, so this is the mean squared error of values that have not seen their targets.
     errors = [mean * mean + spread * spread for mean, spread in zip(means, spreads, strict=True)]
-    (loss_then, loss_now), (error_then, error_now) = _ends(losses), _ends(errors)
-    explained_then, explained_now = _ends(explained)
-    if loss_now >= OVERFIT_LOSS * loss_then or error_now < OVERFIT_ERROR * error_then:
+    (error_then, error_now), (explained_then, explained_now) = _ends(errors), _ends(explained)
+    if error_now < OVERFIT_ERROR * error_then:
         return None
     if explained_now > min(OVERFIT_EXPLAINED, explained_then + OVERFIT_RISE):
         return None

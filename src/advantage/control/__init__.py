@@ -1,0 +1,1 @@
+"""Gymnasium environments, networks, collection and evaluation: the world of control. Gymnasium is imported here alone."""
