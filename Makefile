@@ -57,7 +57,7 @@ test-slow: $(VENV)/.dev  ## the tests that take minutes: learning, kills, many s
 	$(PYTEST) -m "slow and not gpu"
 
 bench: $(VENV)/.dev  ## the speed table beside Stable-Baselines3
-	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python -m benchmarks
 
 hooks: $(VENV)/.dev  ## the quick checks before each commit
 	$(BIN)/pre-commit install

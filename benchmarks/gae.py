@@ -1,6 +1,6 @@
 """Milliseconds that `gae` takes for a language batch of 512 completions of 2,048 tokens, on one core.
 
-Run: python benchmarks/gae.py
+python -m benchmarks.gae
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ def main() -> None:
         gae(delta, discounts, traces)
         milliseconds.append(1e3 * (time.perf_counter() - start))
     first, warm = milliseconds[0], milliseconds[1:]
+    print(f"gae on {STREAMS} × {TIME} float32, one core, torch {torch.__version__}:")
     print(
-        f"gae on {STREAMS} × {TIME} float32, one core, torch {torch.__version__}: median {statistics.median(warm):.1f} ms, "
-        f"fastest {min(warm):.1f} ms of {REPEATS}; first call {first:.1f} ms"
+        f"median {statistics.median(warm):.1f} ms of {REPEATS}, fastest {min(warm):.1f} ms, first call {first:.1f} ms"
     )
 
 

@@ -19,9 +19,7 @@ RETURNS = [10.0, 20.0, 30.0, 40.0, 200.0]
 
 def seeds(folder: Path, name: str, finals: list[float], **others: Any) -> list[Path]:
     """A run a seed, whose training return climbs from 0 to its final one in ten updates."""
-    return [
-        make_run(folder / f"{name}-{seed}", climb(final), seed=seed, **others) for seed, final in enumerate(finals)
-    ]
+    return [make_run(folder / f"{name}-{seed}", climb(final), seed=seed, **others) for seed, final in enumerate(finals)]
 
 
 def climb(final: float, updates: int = 10) -> list[dict[str, float]]:
@@ -162,7 +160,11 @@ def test_names_of_others_are_escaped_in_both_pictures(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("out", "said"),
-    [("curves.gif", "a picture is .png or .html, not .gif"), ("curves", "not without a suffix"), ("no/a.png", "does not exist")],
+    [
+        ("curves.gif", "a picture is .png or .html, not .gif"),
+        ("curves", "not without a suffix"),
+        ("no/a.png", "does not exist"),
+    ],
 )
 def test_a_wrong_path_is_refused_before_a_run_is_read(tmp_path: Path, out: str, said: str) -> None:
     with pytest.raises(UserError, match=said):

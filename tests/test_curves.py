@@ -140,7 +140,9 @@ def test_interpolation_never_leaves_the_data() -> None:
 
 def test_a_nan_makes_a_gap_between_its_neighbours() -> None:
     gap = curve([0, 1, 2, 3], [0, np.nan, 2, 3])
-    np.testing.assert_array_equal(interpolate(gap, np.array([0, 0.5, 1, 1.5, 2, 2.5])), [0, np.nan, np.nan, np.nan, 2, 2.5])
+    np.testing.assert_array_equal(
+        interpolate(gap, np.array([0, 0.5, 1, 1.5, 2, 2.5])), [0, np.nan, np.nan, np.nan, 2, 2.5]
+    )
 
 
 def test_band_of_five_seeds_and_of_one() -> None:

@@ -1,8 +1,8 @@
 """Adam over one flat vector: a small network's step costs its arithmetic, not a call for every parameter.
 
 The parameters of the module become views of one vector and their gradients views of another, so that the norm, the clip
-and the step are a handful of operations in all, and the numbers are those of `torch.optim.Adam`. Its state is still named
-by parameter. It is made after the module has its final dtype and device.
+and the step are a handful of operations in all, and the numbers are those of `torch.optim.Adam`. Its state is still
+named by parameter. It is made after the module has its final dtype and device.
 """
 
 from __future__ import annotations

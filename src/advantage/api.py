@@ -169,7 +169,7 @@ class Run:
 
 
 def plan(algorithm: str, target: Any, seed: int, given: Mapping[str, Any], config: str | Path | None = None) -> Plan:
-    """Everything about a run that can be known before it: defaults, then tuned, then the file's, then the given settings.
+    """Everything that can be known before a run: defaults, then tuned, then the file's, then the given settings.
 
     Raises:
         UserError: an unknown algorithm or setting, a value of the wrong kind or out of range, an unreadable file.

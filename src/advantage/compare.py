@@ -60,7 +60,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Groups of runs, a row each, the curves of each environment, what must be said about them, and where they are drawn."""
+    """Groups of runs, a row each; the curves of each environment; what must be said of them; where they are drawn."""
 
     rows: tuple[Row, ...]
     panels: tuple[Panel, ...]
@@ -160,7 +160,8 @@ def _read(path: str | Path) -> _Run:
     config = reader.config
     settings = dict(config["settings"])
     arguments = settings.pop("env_args", {})
-    environment = " ".join([config["target"], *(f"{name}={value}" for name, value in sorted(arguments.items()))])
+    words = [config["target"], *(f"{name}={value}" for name, value in sorted(arguments.items()))]
+    environment = printable(" ".join(words))  # fonts and terminals choke on control characters
     seed, state = int(config["seed"]), str(reader.status()["state"])
     return _Run(reader.path, config["algorithm"], environment, seed, settings, state, read_columns(reader))
 
@@ -173,7 +174,7 @@ def _groups(runs: Sequence[_Run]) -> dict[str, list[_Run]]:
         names = dict.fromkeys(name for peer in peers for name in peer.settings if name not in UNSEEN)
         differing = [name for name in names if len({repr(peer.settings.get(name)) for peer in peers}) > 1]
         label = ", ".join([run.algorithm, *(f"{name}={run.settings.get(name, 'none')}" for name in differing)])
-        groups.setdefault(label, []).append(run)
+        groups.setdefault(printable(label), []).append(run)
     for label, group in groups.items():
         seed, times = Counter(run.seed for run in group).most_common(1)[0]
         if times > 1:

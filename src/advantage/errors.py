@@ -7,15 +7,15 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """The user's mistake: one line with the offending value and the fix. The command line prints it and exits with 2."""
+    """The user's mistake: one line with the value and the fix. The command line prints it and exits with 2."""
 
 
 class RunFailed(RuntimeError):
-    """A run that started and could not go on (a crashing environment, a full disk). Exit code 1; the run can be resumed."""
+    """A run that started and could not go on (a crashing environment, a full disk). Exit code 1; it can be resumed."""
 
 
 class NonFinite(RunFailed):
-    """A NaN or an infinity was met where numbers belong. The message names the quantity, the step and the environment."""
+    """A NaN or an infinity was met where numbers belong. The message names quantity, step and environment."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -16,8 +16,17 @@ from torch import Tensor
 
 from advantage.algorithms import module
 from advantage.api import Run
-from advantage.core import clipped_surrogate, discounts, gae, likelihood_ratio, n_step_advantage, standardize, surrogate
-from advantage.core import td_residual, traces
+from advantage.core import (
+    clipped_surrogate,
+    discounts,
+    gae,
+    likelihood_ratio,
+    n_step_advantage,
+    standardize,
+    surrogate,
+    td_residual,
+    traces,
+)
 from advantage.core.dialects import DIALECTS
 from advantage.errors import UserError
 from advantage.settings import at, resolve
@@ -132,7 +141,8 @@ def _credit(rollout: Rollout, now: Any, place: tuple[int, int]) -> list[Rung]:
     mean = sum(weight * estimate for weight, estimate in zip(weights, estimates, strict=True))
     advantage = float(gae(delta, factors, lams)[place])
     following_advantage = float(gae(delta, factors, lams)[stream, step + 1]) if left > 1 else 0.0
-    return rungs + [
+    return [
+        *rungs,
         Rung("GAE, weighted mean", "Â_t", f"(1−λ) Σ λⁿ⁻¹ Â⁽ⁿ⁾ + λᴺ⁻¹ Â⁽ᴺ⁾, N = {left}",
              {"λ": lam, "weights sum to": sum(weights), "weight of the last": weights[-1]}, mean),
         Rung("GAE, recursion", "Â_t", "δ_t + γ_t λ_t Â_t+1",
@@ -161,18 +171,16 @@ def _step(algorithm: Any, rollout: Rollout, said: Evaluation, now: Any, place: t
     """From the advantage to the decision's share in the gradient."""
     advantages, returns = estimate(rollout, now.gamma, now.gae_lambda)
     batch = Batch.of(rollout, advantages, returns)
-    assert batch.mask is not None and batch.advantages is not None and said.logp is not None
     rungs = []
     if now.normalize_advantages:
         ddof = DIALECTS[now.numerics].advantage_ddof
-        true = batch.advantages[batch.mask]
-        batch = batch.replace(advantages=standardize(batch.advantages, batch.mask, ddof=ddof))
+        true = batch.advantages[rollout.mask]
+        batch = batch.replace(advantages=standardize(batch.advantages, rollout.mask, ddof=ddof))
         rungs.append(
             Rung("normalised", "Â", "(Â − mean)/(std + ε), here over the whole rollout",
                  {"mean": float(true.mean()), "std": float(true.std(correction=ddof))}, float(batch.advantages[place]))
         )  # fmt: skip
-    assert batch.logp_old is not None and batch.advantages is not None
-    logp, logp_old = said.logp.masked_fill(~batch.mask, 0.0), batch.logp_old
+    logp, logp_old = said.logp.masked_fill(~rollout.mask, 0.0), batch.logp_old
     ratio = likelihood_ratio(logp, logp_old)
     plain, clipped = (
         surrogate(ratio, batch.advantages),

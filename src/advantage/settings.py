@@ -1,7 +1,7 @@
 """Settings: one frozen flat dataclass an algorithm, each field with its meaning, unit and range; schedules; TOML out.
 
-A value comes from Python, from a TOML file or from the command line as text; all three meet the same checks here, before
-anything is built. An unknown name fails with the nearest one, or with ours where it is a peer's word for the same thing.
+A value comes from Python, from a TOML file or from the command line as text; all three meet the same checks here,
+before anything is built. An unknown name fails with the nearest one, or with ours where it is a peer's word for it.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def scheduled(schedule: Schedule, remaining: float) -> float:
     """
     if isinstance(schedule, str):
         return float(schedule.removeprefix("lin_")) * max(remaining, 0.0)
-    return schedule
+    return float(schedule)
 
 
 def to_dict(settings: Any) -> dict[str, Any]:
@@ -217,9 +217,9 @@ def _as(kind: Any, plain: Any) -> Any:
     return None
 
 
-def _is_schedule(text: str) -> bool:
+def _is_schedule(text: Any) -> bool:
     try:
-        return text.startswith("lin_") and math.isfinite(float(text[4:]))
+        return isinstance(text, str) and text.startswith("lin_") and math.isfinite(float(text[4:]))
     except ValueError:
         return False
 
@@ -235,10 +235,8 @@ def _kind_name(hint: Any) -> str:
 def _checked(name: str, value: Any, about: Mapping[str, Any]) -> Any:
     if about["choices"] and value is not None and value not in about["choices"]:
         raise UserError(f"{name} is {value!r}; it must be one of {', '.join(about['choices'])}")
-    numbers = value if isinstance(value, tuple) else (value,)
+    numbers = value if isinstance(value, tuple) else (scheduled(value, 1.0) if _is_schedule(value) else value,)
     for number in numbers:
-        if isinstance(number, str) and number.startswith("lin_"):
-            number = float(number[4:])
         if isinstance(number, bool) or not isinstance(number, int | float):
             continue
         low, high, above = about["low"], about["high"], about["above"]

@@ -17,7 +17,7 @@ from advantage.settings import at
 from advantage.trajectory import Batch, Evaluation, Policy, Rollout
 
 Objective = Callable[[Evaluation, Batch, Any], Tensor]
-"""The equation of an algorithm over plain tensors, maximised: (what the policy says, batch, settings of now) → scalar."""
+"""An algorithm's equation over plain tensors, maximised: (what the policy says, batch, settings of now) → scalar."""
 
 
 S = TypeVar("S", bound=Any)

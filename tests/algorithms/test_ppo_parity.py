@@ -19,6 +19,10 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from stable_baselines3 import PPO
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import nn
 
 from advantage.algorithms import ppo
@@ -27,11 +31,6 @@ from advantage.runs.live import Update
 from advantage.trajectory import Batch, Rollout
 from tests.algorithms.memory_run import MemoryRun
 from tests.control.scripted import Echo
-
-stable_baselines3 = pytest.importorskip("stable_baselines3")
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor  # noqa: E402
-from stable_baselines3.common.utils import LinearSchedule  # noqa: E402
-from stable_baselines3.common.vec_env import DummyVecEnv  # noqa: E402
 
 TOLERANCE = 1e-5
 UPDATES = 5
@@ -57,7 +56,7 @@ def made(name: str, **arguments: Any) -> Callable[[], gym.Env[Any, Any]]:
 
 
 def paid(observation: spaces.Space[Any], action: spaces.Space[Any]) -> Callable[[], gym.Env[Any, Any]]:
-    """Sampled observations, a reward of 1 a step, episodes of 7 steps; every 10 steps a time limit could bite."""
+    """Sampled observations, a reward of 1 a step, ends after 7 steps."""
     return lambda: gym.wrappers.TransformReward(Echo(observation, action, length=7), lambda _: 1.0)
 
 
@@ -136,7 +135,7 @@ def order(update: int) -> np.random.Generator:
     return np.random.default_rng(update)
 
 
-class Recorded(stable_baselines3.PPO):  # type: ignore[misc]
+class Recorded(PPO):
     """Keeps its actions and its weights after each update, and shuffles in an order that is known."""
 
     def train(self) -> None:
@@ -147,7 +146,7 @@ class Recorded(stable_baselines3.PPO):  # type: ignore[misc]
         self.after.append(weights_of(self.policy))
 
 
-class Trunk(BaseFeaturesExtractor):  # type: ignore[misc]
+class Trunk(BaseFeaturesExtractor):
     """One trunk for both roles, which Stable-Baselines3 knows as a features extractor."""
 
     def __init__(self, observation_space: gym.Space[Any], sizes: tuple[int, ...]) -> None:
@@ -330,8 +329,8 @@ WRONG: dict[str, tuple[str, dict[str, Any], Callable[[pytest.MonkeyPatch], None]
     "max form of the value clip": ("value clip", {}, constant(value_clip="max")),
     "schedule read before the rollout": ("schedules", {}, constant(schedule_after_rollout=False)),
     "early stop at the target itself": ("early stop", {}, constant(kl_stop=1.0)),
-    "½ counted twice in the value loss": ("plain", {"vf_coef": 0.5}, None),
-    "Adam's ε 1e-8": ("plain", {"adam_eps": 1e-8}, None),
+    "half the weight of the value loss": ("plain", {"vf_coef": 0.5}, None),
+    "an epsilon of 1e-8 in Adam": ("plain", {"adam_eps": 1e-8}, None),
     "gradient not clipped": ("plain", {"max_grad_norm": 1e9}, None),
     "no entropy bonus": ("entropy bonus", {"ent_coef": 0.0}, None),
     "time-major rows": ("plain", {}, time_major),
@@ -342,12 +341,11 @@ WRONG: dict[str, tuple[str, dict[str, Any], Callable[[pytest.MonkeyPatch], None]
 }
 
 
-@pytest.mark.parametrize("world", ["CartPole", "Pendulum"])
 @pytest.mark.parametrize("wrong", WRONG)
-def test_one_wrong_choice_shows(world: str, wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_wrong_choice_shows(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
     variation, changes, plant = WRONG[wrong]
     if plant is not None:
         plant(monkeypatch)
-    apart = difference(ours(world, variation, **changes).after[-1], theirs(world, variation).after[-1])
-    print(f"{world}, {wrong}: {apart:.0e}")
-    assert apart > 2 * TOLERANCE
+    apart = difference(ours("CartPole", variation, **changes).after[-1], theirs("CartPole", variation).after[-1])
+    print(f"{wrong}: {apart:.0e}")
+    assert apart > 10 * TOLERANCE

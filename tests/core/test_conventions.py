@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -36,7 +38,7 @@ def tensors(arguments: Arguments) -> dict[str, Tensor]:
     return {key: value for key, value in arguments.items() if isinstance(value, Tensor)}
 
 
-def changed(arguments: Arguments, change: object) -> Arguments:
+def changed(arguments: Arguments, change: Callable[[Tensor], Tensor]) -> Arguments:
     return arguments | {key: change(tensor) for key, tensor in tensors(arguments).items()}
 
 

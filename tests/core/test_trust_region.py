@@ -209,8 +209,7 @@ def test_refusals() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_arguments_stay_as_they_were_and_give_their_dtype(dtype: torch.dtype) -> None:
-    parameters, logp = softmax_policy()
-    theta = [parameter.detach().to(dtype).requires_grad_() for parameter in parameters]
+    theta = [parameter.detach().to(dtype).requires_grad_() for parameter in softmax_policy()[0]]
     kl = (theta[0].square().sum() * theta[1].sum()).exp()
     vector = torch.linspace(-1, 1, 12, dtype=dtype)
     before = [tensor.detach().clone() for tensor in (*theta, vector)]
@@ -218,7 +217,7 @@ def test_arguments_stay_as_they_were_and_give_their_dtype(dtype: torch.dtype) ->
         fisher_vector_product(kl, theta, vector, 0.1),
         conjugate_gradient(lambda v: 2 * v, vector, 3, 0.0),
         conjugate_gradient(lambda v: v, vector, 1, 0.0),
-        line_search(lambda step: step.norm() < 1, vector),
+        line_search(lambda step: bool(step.norm() < 1), vector),
     ]
     assert all(output is not None and output.dtype == dtype for output in outputs)
     for tensor, old in zip((*theta, vector), before, strict=True):

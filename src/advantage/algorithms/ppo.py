@@ -1,7 +1,7 @@
-"""Proximal policy optimisation (Schulman et al. 2017), with the details of the code that made it work (Huang et al. 2022).
+"""Proximal policy optimisation (Schulman et al. 2017), with the details that made its code work (Huang et al. 2022).
 
-A rollout is used more than once: importance ratios say what its actions are worth to a policy that has moved on, and the
-clip takes away the reward for moving further.
+A rollout is used more than once: importance ratios say what its actions are worth to a policy that has moved on, and
+the clip takes away the reward for moving further.
 """
 
 from __future__ import annotations
@@ -16,8 +16,15 @@ from advantage.control.actions import Bounds
 from advantage.control.collect import collect
 from advantage.control.settings import OnPolicy
 from advantage.control.setup import describe, prepare
-from advantage.core import clipped_surrogate, clipped_value_loss, kl_k3, likelihood_ratio, standardize, token_mean
-from advantage.core import value_loss
+from advantage.core import (
+    clipped_surrogate,
+    clipped_value_loss,
+    kl_k3,
+    likelihood_ratio,
+    standardize,
+    token_mean,
+    value_loss,
+)
 from advantage.core.dialects import DIALECTS
 from advantage.errors import UserError
 from advantage.runs.live import LiveRun
@@ -99,7 +106,7 @@ def train(target: Any, settings: Settings, run: LiveRun) -> None:
 
 
 def within_target_kl(now: Settings) -> Any:
-    """Whether the policy is still near enough to the one that collected for another step; None where nothing is asked."""
+    """Whether the policy is still near enough to the collecting one for another step; None where nothing is asked."""
     if now.target_kl is None:
         return None
     bound = DIALECTS[now.numerics].kl_stop * now.target_kl

@@ -1,1 +1,1 @@
-"""Gymnasium environments, networks, collection and evaluation: the world of control. Gymnasium is imported here alone."""
+"""The world of control: environments, networks, collection, evaluation. Gymnasium is imported here alone."""

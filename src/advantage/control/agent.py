@@ -51,7 +51,7 @@ class Agent:
         return tree_map(lambda leaf: leaf[0], actions) if alone else actions
 
     def choose(self, context: Tree, rng: np.random.Generator | None = None) -> Tree:
-        """Actions (E, …) as `Envs.step` takes them, for a context as `Envs` shows it; deterministic without a generator."""
+        """Actions (E, …) as `Envs.step` takes them, for a context of `Envs`; deterministic without a generator."""
         seen = context | {"observation": self.normalizer.observe(context["observation"])}
         with torch.inference_mode():
             count = len(next(tree_leaves(context["observation"])))

@@ -68,7 +68,7 @@ class ActorCritic(nn.Module):
         return distribution
 
     def _orthogonal(self) -> None:
-        """√2 in hidden layers, 0.01 in the action head, 1 in the value head, biases 0 (Engstrom et al. 2020; detail 2)."""
+        """√2 in hidden layers, 0.01 in the action head, 1 in the value head, biases 0 (Huang et al. 2022, detail 2)."""
         for part, gain in ((self.actor, 2**0.5), (self.critic, 2**0.5), (self.head, 0.01), (self.value_head, 1.0)):
             if part is self.actor and part is self.critic and gain != 2**0.5:
                 continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import gymnasium as gym
 import torch
 
 from advantage.control.actions import Bounds
@@ -12,6 +13,7 @@ from advantage.control.evaluation import Score, evaluate
 from advantage.control.normalization import Normalizer
 from advantage.control.policy import ActorCritic, make_policy
 from advantage.control.settings import Control
+from advantage.errors import UserError
 from advantage.runs.live import LiveRun
 from advantage.trajectory import Policy, Rollout
 
@@ -25,7 +27,16 @@ class Workshop(NamedTuple):
 
 
 def prepare(target: Any, settings: Control, run: LiveRun) -> Workshop:
-    """Builds what acts, under the run's named seeds, and arranges held-out evaluation."""
+    """Builds what acts, under the run's named seeds, and arranges held-out evaluation.
+
+    Raises:
+        UserError: environments that cannot be made, or evaluations asked for where there is only one to train in.
+    """
+    if settings.eval_every and isinstance(target, gym.Env | gym.vector.VectorEnv):
+        raise UserError(
+            f"eval_every is {settings.eval_every}, a ready-made environment cannot be evaluated beside its training;"
+            " give its constructor, or eval_every=0"
+        )
     torch.set_num_threads(settings.threads)
     count = settings.num_envs if isinstance(target, str) or callable(target) else None  # else as many as there are
     envs = make_envs(target, count, vectorization=settings.vectorization, env_args=settings.env_args)
@@ -42,7 +53,8 @@ def held_out(
 ) -> Score:
     """Deterministic whole episodes in environments of their own."""
     episodes = episodes or settings.eval_episodes
-    count = min(episodes, settings.num_envs)
+    counted = isinstance(target, str) or callable(target)  # anything else is as many environments as it holds
+    count = min(episodes, settings.num_envs) if counted else None
     envs = make_envs(target, count, vectorization="sync", env_args=settings.env_args)
     try:
         return evaluate(envs, policy, normalizer, Bounds(envs.spaces.action, settings.action_bounds), episodes, seed)

@@ -114,7 +114,7 @@ def head_for(space: spaces.Space[Any], features: int, log_std_init: float, state
     if isinstance(space, spaces.Dict | spaces.Tuple):
         return _Several(space, features, log_std_init, state_dependent_std)
     raise UserError(
-        f"action space {space} has no head; use Discrete, MultiDiscrete, MultiBinary, a real Box, or Dict or Tuple of them"
+        f"action space {space} has no head; use Discrete, MultiDiscrete, MultiBinary, a real Box, Dict or Tuple"
     )
 
 

@@ -1,8 +1,8 @@
 """What is taken off a reward before it praises or blames: the mean of a group, or of the others in it.
 
-A group statistic is the critic of algorithms that have none: with γ = λ = 1 and the group mean in the place of V, GAE is
-the group advantage. All moments are taken in two passes after one member has been subtracted, so a large common offset
-cancels before anything is summed, and equal numbers differ from their mean by exactly 0.
+A group statistic is the critic of algorithms that have none: with γ = λ = 1 and the group mean in the place of V, GAE
+is the group advantage. All moments are taken in two passes after one member has been subtracted, so a large common
+offset cancels before anything is summed, and equal numbers differ from their mean by exactly 0.
 """
 
 from __future__ import annotations

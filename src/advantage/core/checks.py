@@ -1,4 +1,4 @@
-"""What every function of the core refuses: shapes that would broadcast, integers where reals belong, constants out of range."""
+"""What the core refuses: shapes that would broadcast, integers where reals belong, constants out of range."""
 
 from __future__ import annotations
 

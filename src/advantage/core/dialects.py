@@ -1,7 +1,7 @@
 """Where peers compute something else than the formulas say: their constants, by name.
 
-A formula never takes a dialect's name, it takes a constant (`standardize(…, ddof=)`); an algorithm reads the constants of
-the dialect that its settings name.
+A formula never takes a dialect's name, it takes a constant (`standardize(…, ddof=)`); an algorithm reads the constants
+of the dialect that its settings name.
 
 | constant | advantage | sb3 (Stable-Baselines3 2.9.2) |
 |---|---|---|

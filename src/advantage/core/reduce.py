@@ -1,8 +1,8 @@
 """From one number a step to one number a batch: the only place that divides by a count.
 
 Every reduction takes `total`, the count of the whole batch, so that a batch split into micro-batches or over processes
-gives the same gradient as an unsplit one: the parts then sum to the whole. Without it the count is that of the arguments.
-What stands where the mask is false never matters, neither to the value nor to the gradient.
+gives the same gradient as an unsplit one: the parts then sum to the whole. Without it the count is that of the
+arguments. What stands where the mask is false never matters, neither to the value nor to the gradient.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ def fixed_length_mean(
 
         Σ x / (B L)
 
-    No stream's length changes another's weight, and none can turn the sign of its own. L = 1 gives REINFORCE's mean over
-    episodes of a sum over steps.
+    No stream's length changes another's weight, and none can turn the sign of its own. L = 1 gives REINFORCE's mean
+    over episodes of a sum over steps.
 
     Args:
         x: one number a step; time is the last axis.

@@ -1,8 +1,8 @@
 """From rewards to what they are worth: returns, TD residuals, and the backward recursion over time that all share.
 
-Time is the last axis. Ends of streams are no special case: they are zeros in `discounts` (nothing follows a termination)
-and in `traces` (credit stops at a cut). A factor of exactly 0 severs: what stands behind it may be NaN or infinite and
-reaches neither the value nor the gradient.
+Time is the last axis. Ends of streams are no special case: they are zeros in `discounts` (nothing follows a
+termination) and in `traces` (credit stops at a cut). A factor of exactly 0 severs: what stands behind it may be NaN or
+infinite and reaches neither the value nor the gradient.
 """
 
 from __future__ import annotations

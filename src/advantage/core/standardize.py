@@ -1,4 +1,4 @@
-"""Numbers of mean 0 and spread 1, taken in two passes after one entry has been subtracted, so that an offset cancels."""
+"""Numbers of mean 0 and spread 1, in two passes after one entry has been subtracted, so that an offset cancels."""
 
 from __future__ import annotations
 
