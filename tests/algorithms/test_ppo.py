@@ -372,8 +372,8 @@ def test_a_time_limit_is_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_cartpole_is_solved(tmp_path: Path) -> None:
     """At least 475 as the mean of 100 episodes, after 100,000 steps, for 5 seeds of 5.
 
-    A rule under which 45 % of all seeds failed would pass with a probability of 0.55⁵ = 5 %: five successes say with 95 %
-    confidence that more than half of the seeds succeed.
+    If 45 % of all seeds failed, five would succeed with a probability of 0.55⁵ = 5 %: five successes say with 95 %
+    confidence that at least 55 % of the seeds reach it.
     """
     scores = []
     for seed in range(5):

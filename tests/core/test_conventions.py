@@ -106,13 +106,13 @@ def test_the_result_is_no_view_of_an_argument(name: str, change: Arguments) -> N
 
 @pytest.mark.parametrize("name", ROWWISE)
 def test_rows_do_not_know_of_each_other(name: str) -> None:
-    """A batch is its rows one by one, in any order and under any leading shape."""
+    """A batch is its rows one by one, in any order and under any leading shape (to a rounding: exp of a lane and of a tail differ)."""
     arguments = draw(name, (6, 5))
     whole = result(name, arguments)
-    same(torch.stack([result(name, changed(arguments, lambda t, i=i: t[i])) for i in range(6)]), whole, 0)
+    same(torch.stack([result(name, changed(arguments, lambda t, i=i: t[i])) for i in range(6)]), whole, 1e-14)
     order = torch.tensor([3, 0, 5, 1, 4, 2])
-    same(result(name, changed(arguments, lambda t: t[order])), whole[order], 0)
-    same(result(name, changed(arguments, lambda t: t.unflatten(0, (2, 3)))), whole.unflatten(0, (2, 3)), 0)
+    same(result(name, changed(arguments, lambda t: t[order])), whole[order], 1e-14)
+    same(result(name, changed(arguments, lambda t: t.unflatten(0, (2, 3)))), whole.unflatten(0, (2, 3)), 1e-14)
 
 
 @pytest.mark.parametrize("name", [name for name in CALLS if name not in ROWWISE])

@@ -69,7 +69,7 @@ def test_sequence_ratio_is_the_geometric_mean_of_its_tokens(rows: list[list[bool
 def test_sequence_ratio_of_one_token_is_the_token_ratio() -> None:
     logp, logp_old = double(-1.0, -3.0).unsqueeze(-1), double(-2.0, -1.0).unsqueeze(-1)
     ones = torch.ones(2, 1, dtype=torch.bool)
-    same(sequence_ratio(logp, logp_old, ones), likelihood_ratio(logp, logp_old), 0)
+    same(sequence_ratio(logp, logp_old, ones), likelihood_ratio(logp, logp_old))
 
 
 def test_slope_of_the_sequence_ratio_at_the_old_policy_is_the_mean_over_its_tokens() -> None:

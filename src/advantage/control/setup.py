@@ -38,7 +38,7 @@ def prepare(target: Any, settings: Control, run: LiveRun) -> Workshop:
             " give its constructor, or eval_every=0"
         )
     torch.set_num_threads(settings.threads)
-    count = settings.num_envs if isinstance(target, str) or callable(target) else None  # else as many as there are
+    count = how_many(target, settings.num_envs)
     envs = make_envs(target, count, vectorization=settings.vectorization, env_args=settings.env_args)
     policy = make_policy(envs.spaces.observation, envs.spaces.action, settings, run.seed("network"))
     envs.start(run.seed("environments"))
@@ -53,13 +53,17 @@ def held_out(
 ) -> Score:
     """Deterministic whole episodes in environments of their own."""
     episodes = episodes or settings.eval_episodes
-    counted = isinstance(target, str) or callable(target)  # anything else is as many environments as it holds
-    count = min(episodes, settings.num_envs) if counted else None
+    count = how_many(target, min(episodes, settings.num_envs))
     envs = make_envs(target, count, vectorization="sync", env_args=settings.env_args)
     try:
         return evaluate(envs, policy, normalizer, Bounds(envs.spaces.action, settings.action_bounds), episodes, seed)
     finally:
         envs.close()
+
+
+def how_many(target: Any, wanted: int) -> int | None:
+    """As many as are wanted of an id or a constructor; of anything else None: all that it holds."""
+    return wanted if isinstance(target, str) or callable(target) else None
 
 
 def describe(rollout: Rollout, bounds: Bounds) -> dict[str, float]:

@@ -23,6 +23,7 @@ from types import MappingProxyType, TracebackType
 from typing import Any, Literal, Self
 
 import numpy as np
+import torch
 
 from advantage import watch
 from advantage.errors import NonFinite, RunFailed, UserError
@@ -35,7 +36,6 @@ from advantage.runs.state import restore, snapshot
 from advantage.runs.streams import Streams
 from advantage.trajectory import Episode, Rollout
 
-HISTORY = 512  # updates that the tripwires look back on
 EPISODES = 100  # episodes in the running mean of the return, SB3's number
 PULSE = 1.0  # seconds between two commits of rows and two heartbeats
 
@@ -219,6 +219,7 @@ class LiveRun:
         self._count(rollout)
         row = {**self._own_scalars(episodes), **self._phases, **scalars}
         self._write(row, episodes)
+        self._refuse_non_finite_parameters()
         self._inspect()
         last, every = self.steps >= self._total, self._eval_every
         if self._evaluate and (last or (every and self.steps // every > before // every)):
@@ -230,6 +231,14 @@ class LiveRun:
         self._progress.draw(self.steps, row.get("rollout/ep_rew_mean"), self._per_second())
         if interrupted and not last:
             raise Interrupted(f"stopped at step {self.steps}; `advantage resume {self.path}` continues")
+
+    def _refuse_non_finite_parameters(self) -> None:
+        """An update that ended in NaN or infinity gets no checkpoint: the last good one stays the last."""
+        for thing, module in self._kept.items():
+            if isinstance(module, torch.nn.Module):
+                for name, parameter in module.named_parameters():
+                    if not torch.isfinite(parameter).all():
+                        raise NonFinite(f"parameter {name} of {thing} is not finite after update {self._update}")
 
     def _count(self, rollout: Rollout) -> None:
         self._stage = "after update"
@@ -314,7 +323,7 @@ class LiveRun:
         self._database = Database(self.path / "metrics.sqlite", self._update, machine.versions())
         with contextlib.ExitStack() as undo:
             undo.callback(self._database.close)
-            self._history = deque(self._database.history(HISTORY), HISTORY)
+            self._history = deque(self._database.history(watch.HISTORY), watch.HISTORY)
             self._episodes = deque(self._database.last_episodes(EPISODES), EPISODES)
             self._entered = time.monotonic()
             with self._disk_errors("status.json"):
