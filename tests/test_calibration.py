@@ -14,7 +14,7 @@ from tests.synthetic import make_run
 
 
 def rollout(values: list[list[float]], **changes: torch.Tensor) -> Rollout:
-    """Two streams of three steps, rewards of 1; the first terminates at its end, the second goes on behind the rollout."""
+    """Two streams of three steps, rewards of 1; the first terminates, the second goes on behind the rollout."""
     shape = (2, 3)
     fields = {
         "context": torch.zeros(*shape, 1),
@@ -30,7 +30,7 @@ def rollout(values: list[list[float]], **changes: torch.Tensor) -> Rollout:
 
 
 def test_returns_by_hand(tmp_path: Path) -> None:
-    """γ = 1/2. Terminated: 1.75, 1.5, 1. Cut, with V = 8 behind: 1 + (1 + 5/2)/2 = 2.75, 3.5, 5, of which 1/8, 1/4, 1/2 is V's."""
+    """γ = 1/2. Terminated: 1.75, 1.5, 1. Cut with V = 8 behind: 2.75, 3.5, 5, of which V weighs 1/8, 1/4, 1/2."""
     kept = rollout([[1.75, 1.5, 1.0], [2.0, 3.0, 4.0]])
     found = calibration(RunReader(make_run(tmp_path / "run", [{}], settings={"gamma": 0.5}, rollout=kept)))
     assert found is not None
@@ -41,9 +41,18 @@ def test_returns_by_hand(tmp_path: Path) -> None:
     assert found.explained_variance == pytest.approx(1 - errors.var() / found.returns.var())
 
 
+def test_a_truncation_goes_on_with_the_value_of_what_follows(tmp_path: Path) -> None:
+    """γ = 1/2, V = 8 behind the truncation after the first stream's second step: 1 + 5/2, 1 + 8/2, and 1 at its end."""
+    truncated = torch.tensor([[False, True, False], [False, False, False]])
+    kept = rollout([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], truncated=truncated)
+    found = calibration(RunReader(make_run(tmp_path / "run", [{}], settings={"gamma": 0.5}, rollout=kept)))
+    assert found is not None
+    np.testing.assert_allclose(found.returns[:3], [3.5, 5.0, 1.0])
+
+
 def test_masked_and_non_finite_steps_are_left_out(tmp_path: Path) -> None:
     mask = torch.tensor([[True, True, True], [False, True, True]])
-    kept = rollout([[1.0, 2.0, 3.0], [float("nan"), float("inf"), 6.0]], mask=mask)
+    kept = rollout([[1.0, 2.0, 3.0], [4.0, float("inf"), 6.0]], mask=mask)
     found = calibration(RunReader(make_run(tmp_path / "run", [{}], rollout=kept)))
     assert found is not None
     np.testing.assert_array_equal(found.values, [1.0, 2.0, 3.0, 6.0])

@@ -149,7 +149,7 @@ def test_pictures(tmp_path: Path) -> None:
 
 
 def test_names_of_others_are_escaped_in_both_pictures(tmp_path: Path) -> None:
-    hostile = r"<script>alert(1)</script> $\frac{"
+    hostile = r"<script>alert(1)</script> $\frac{$"
     runs = seeds(tmp_path, "a", [1.0, 2.0], target=hostile, algorithm="\x1b[2J<b>")
     comparison = compare(runs, tmp_path / "curves.html")
     text = (tmp_path / "curves.html").read_text(encoding="utf-8")

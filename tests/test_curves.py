@@ -51,7 +51,7 @@ def test_interquartile_mean_does_not_trim_a_nan_away() -> None:
 
 
 def test_bootstrap_equals_the_enumeration_of_all_resamples() -> None:
-    """Strata of three and two runs: 3³·2² equally likely resamples, whose quantiles those of a large sample approach."""
+    """Strata of three and two runs: 3³·2² equally likely resamples, whose quantiles a large sample approaches."""
     strata = [np.array([0.0, 1.0, 5.0]), np.array([10.0, 14.0])]
     everything = [
         sum(first + second) / 5.0
@@ -68,7 +68,7 @@ def test_bootstrap_equals_the_enumeration_of_all_resamples() -> None:
 
 
 def test_bootstrap_never_draws_across_strata() -> None:
-    """Two tasks, each without noise: the pooled mean has no uncertainty, though the scores of the tasks are far apart."""
+    """Two tasks, each without noise: the pooled mean has no uncertainty, though the tasks' scores are far apart."""
     strata = [np.full(4, 0.0), np.full(4, 1000.0)]
     low, high = stratified_bootstrap(strata, mean, 200, 0.95, np.random.default_rng(0))
     assert low == high == 500.0
@@ -95,9 +95,9 @@ def test_bootstrap_is_a_function_of_its_generator_and_not_of_its_blocks(monkeypa
 
 @pytest.mark.parametrize(("runs", "expected"), [(20, 0.9285), (5, 0.834)])
 def test_bootstrap_covers_as_often_as_its_docstring_says(runs: int, expected: float) -> None:
-    """1,000 simulated experiments of normal scores. The 95 % interval holds the true mean in `expected` of them (8,000 other
-    experiments; Student's t with the resamples' spread gives 0.929 and 0.846), within 3.3 standard errors of a share of
-    1,000: a right implementation fails with 1 seed in 1,000."""
+    """1,000 simulated experiments of normal scores. The 95 % interval holds the true mean in `expected` of them (8,000
+    other experiments; Student's t with the resamples' spread gives 0.929 and 0.846), within 3.3 standard errors of a
+    share of 1,000: a right implementation fails with 1 seed in 1,000."""
     rng = np.random.default_rng(5)
     held = 0
     for _ in range(1000):

@@ -54,7 +54,7 @@ class Scale:
         """About that many round numbers (1, 2 or 5 times a power of ten apart) on the axis, and how to write them."""
         rough = (self.high - self.low) / count
         power = 10.0 ** math.floor(math.log10(rough))
-        step = next(power * nice for nice in (1, 2, 5, 10) if power * nice >= rough * 0.7)
+        step = next(power * nice for nice in (1, 2, 5, 10) if power * nice >= rough * 0.6)
         first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
         return [(tick * step, short(tick * step, step)) for tick in range(first, last + 1)]
 

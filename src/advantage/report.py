@@ -224,7 +224,7 @@ def _diagnostics(columns: Columns, keys: Mapping[str, tuple[str, str]]) -> Itera
         if present := {name: label for name, label in group.items() if name in columns.table}:
             layers = [_layer(columns, name, label, i) for i, (name, label) in enumerate(present.items())]
             unit, meaning = keys.get(next(iter(present)), ("", ""))
-            about = f"in {unit}" if unit and len(present) > 1 else f"{meaning} ({unit})" if unit else meaning
+            about = unit if len(present) > 1 else f"{meaning} ({unit})" if unit else meaning
             figures.append(chart(title, layers, columns.unit, about=about))
     yield element("div", *figures, class_="grid")
     said = f"Across: {columns.unit}. A shade is the range of the updates that a point of a long line averages."

@@ -141,6 +141,9 @@ def test_a_group_of_one_is_its_own_baseline() -> None:
     for scale in ("std", None):
         for ddof in (0, 1):
             same(group_advantages(rewards, group, scale, ddof, 0.0), [0.0, 0.0], 0)
+    for baseline in (group_mean, leave_one_out):
+        leaf = rewards.clone().requires_grad_()
+        same(slope(baseline(leaf, group), leaf)[0], [1.0, 1.0], 0)
     lonely = torch.tensor([True, False])  # and so is the only valid member of one
     same(leave_one_out(rewards, 0 * group, lonely), [3.0, 0.0], 0)
     same(group_advantages(rewards, 0 * group, valid=lonely), [0.0, 0.0], 0)

@@ -106,7 +106,7 @@ def test_the_result_is_no_view_of_an_argument(name: str, change: Arguments) -> N
 
 @pytest.mark.parametrize("name", ROWWISE)
 def test_rows_do_not_know_of_each_other(name: str) -> None:
-    """A batch is its rows one by one, in any order and under any leading shape (to a rounding: exp of a lane and of a tail differ)."""
+    """A batch is its rows one by one, in any order, under any leading shape: to a rounding of exp."""
     arguments = draw(name, (6, 5))
     whole = result(name, arguments)
     same(torch.stack([result(name, changed(arguments, lambda t, i=i: t[i])) for i in range(6)]), whole, 1e-14)

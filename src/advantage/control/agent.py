@@ -15,7 +15,7 @@ from advantage.control.evaluation import Score
 from advantage.control.normalization import Normalizer
 from advantage.control.policy import make_policy
 from advantage.control.settings import Control
-from advantage.control.setup import held_out
+from advantage.control.setup import held_out, how_many
 from advantage.control.space_trees import map_leaves, sender
 from advantage.runs.state import restore
 from advantage.trajectory import Policy, Tree, tree_leaves, tree_map
@@ -35,10 +35,10 @@ class Agent:
     @classmethod
     def of(cls, target: Any, settings: Control, states: Mapping[str, dict[str, Any]]) -> Self:
         """The agent whose states a run saved; the environment is built once, for its spaces."""
-        envs = make_envs(target, 1, vectorization="sync", env_args=settings.env_args)
+        envs = make_envs(target, how_many(target, 1), vectorization="sync", env_args=settings.env_args)
         envs.start(0)
         policy = make_policy(envs.spaces.observation, envs.spaces.action, settings, seed=0)
-        normalizer = Normalizer(envs.context["observation"], 1, settings)
+        normalizer = Normalizer(envs.context["observation"], envs.num_envs, settings)
         envs.close()
         restore(policy, states["policy"])
         restore(normalizer, states["normalizer"])
