@@ -350,8 +350,8 @@ def test_an_instance_cannot_be_evaluated_while_it_is_trained_in(tmp_path: Path) 
 
 def value_of_a_salary() -> float:
     run = MemoryRun(59)
-    settings = ppo.Settings(steps=59 * 1024, gamma=0.9, minibatch_size=512, epochs=4, learning_rate="lin_1e-2")
-    ppo.train(functools.partial(Salary, 13), settings, run)
+    large = {"minibatch_size": 1024, "epochs": 4, "learning_rate": "lin_1e-2", "network": (16,)}
+    ppo.train(functools.partial(Salary, 13), ppo.Settings(steps=59 * 1024, gamma=0.9, **large), run)
     with torch.no_grad():
         return float(run.kept["policy"].value({"observation": torch.zeros(1, 1)}))
 

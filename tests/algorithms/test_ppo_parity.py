@@ -1,9 +1,9 @@
 """Five updates of PPO under `numerics="sb3"` give the parameters of Stable-Baselines3's PPO.
 
-Both libraries run their own loops, whole. Stable-Baselines3 learns while its first weights, its actions and its orders of
-rows are taken down; `ppo.train` then begins with these weights, takes these actions in environments with the same seeds,
-and goes through the rows in these orders. All else is computed twice: observations and rewards, the value of states that
-a time limit cut off, advantages, losses, gradients, schedules, early stops, steps.
+Both libraries run their own loops, whole. Stable-Baselines3 learns while its first weights, its actions and its orders
+of rows are taken down; `ppo.train` then begins with these weights, takes these actions in environments with the same
+seeds, and goes through the rows in these orders. All else is computed twice: observations and rewards, the value of
+states that a time limit cut off, advantages, losses, gradients, schedules, early stops, steps.
 """
 
 from __future__ import annotations
