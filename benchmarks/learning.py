@@ -1,4 +1,4 @@
-"""PPO over seeds with the tuned settings: train, evaluate 100 deterministic episodes, print a table beside the peers' record.
+"""PPO over seeds with the tuned settings: train, evaluate 100 deterministic episodes, print a table beside the peers.
 
     python benchmarks/learning.py CartPole-v1 LunarLander-v3 "LunarLander-v3 continuous=true" --seeds 5 --workers 2
 
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 import advantage
-from advantage.curves import interquartile_mean, stratified_bootstrap
+from advantage.views.curves import interquartile_mean, stratified_bootstrap
 
 PEERS = {  # the peers' own record at the same budget: PPO in rl-zoo3's benchmark.md
     "CartPole-v1": "500 at 100k",

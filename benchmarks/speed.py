@@ -2,9 +2,9 @@
 
     python -m benchmarks.speed --pairs 3
 
-Ours and theirs take turns, each in a process of its own pinned to one core; quoted are the medians and the median of the
-pairs' ratios. Ours is timed with everything that a run does (metrics, checkpoints, tripwires); theirs without logging. The
-environments render nothing. LunarLander's rollouts are of 16,384 steps, so both are timed over whole rollouts.
+Ours and theirs take turns, each in a process of its own pinned to one core; quoted are the medians, and the median of
+the pairs' ratios. Ours is timed with all that a run does (metrics, checkpoints, tripwires), theirs without logging. The
+environments render nothing. A LunarLander rollout has 16,384 steps, so both are timed over whole rollouts.
 """
 
 from __future__ import annotations
@@ -91,7 +91,8 @@ def main() -> None:
         child(options.child[0], options.child[1], int(options.child[2]))
         return
     print(
-        f"Python {platform.python_version()}, torch {version('torch')}, stable-baselines3 {version('stable-baselines3')}"
+        f"Python {platform.python_version()}, torch {version('torch')},"
+        f" stable-baselines3 {version('stable-baselines3')}"
     )
     print("\n| environment | steps/s | SB3 | ratio (each pair) | peak memory, MiB | SB3 |\n|---|---|---|---|---|---|")
     for environment in STEPS:
@@ -104,7 +105,8 @@ def row(environment: str, pairs: list[list[dict[str, float]]]) -> str:
     ratios = [a["speed"] / b["speed"] for a, b in pairs]
     a, b = ([statistics.median(pair[side][key] for pair in pairs) for key in ("speed", "memory")] for side in (0, 1))
     each = ", ".join(f"{ratio:.2f}" for ratio in ratios)
-    return f"| {environment} | {a[0]:,.0f} | {b[0]:,.0f} | {statistics.median(ratios):.2f} ({each}) | {a[1]:.0f} | {b[1]:.0f} |"
+    ratio = f"{statistics.median(ratios):.2f} ({each})"
+    return f"| {environment} | {a[0]:,.0f} | {b[0]:,.0f} | {ratio} | {a[1]:.0f} | {b[1]:.0f} |"
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("arguments, told", MISTAKES.values(), ids=MISTAKES)
+@pytest.mark.parametrize(("arguments", "told"), MISTAKES.values(), ids=MISTAKES)
 def test_a_mistake_is_one_line_and_exit_code_2_and_leaves_nothing(
     arguments: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -61,7 +61,7 @@ def test_a_mistake_is_one_line_and_exit_code_2_and_leaves_nothing(
 
 
 @pytest.mark.parametrize(
-    "text, told",
+    ("text", "told"),
     [("gamma = ", "TOML"), ("gama = 0.9", "gamma"), ("settings = 3", "3"), ("[settings]\ngamma = 'x'", "'x'")],
 )
 def test_a_bad_settings_file(

@@ -148,7 +148,7 @@ def runs(options: argparse.Namespace) -> Answer:
 
 def compare(options: argparse.Namespace) -> Answer:
     """Draw learning curves of several runs, with bands over seeds."""
-    from advantage import compare as comparison
+    from advantage.views import compare as comparison
 
     found = comparison.compare(options.runs, options.out)
     return comparison.as_json(found), comparison.render(found)
@@ -156,7 +156,7 @@ def compare(options: argparse.Namespace) -> Answer:
 
 def report(options: argparse.Namespace) -> Answer:
     """Write report.html into a run."""
-    from advantage.report import write_report
+    from advantage.views.report import write_report
 
     path = write_report(options.run)
     return {"report": path}, str(path)
@@ -164,7 +164,7 @@ def report(options: argparse.Namespace) -> Answer:
 
 def export(options: argparse.Namespace) -> Answer:
     """Write a run's metrics for other tools."""
-    from advantage.export import export as write
+    from advantage.views.export import export as write
 
     path = write(options.run, options.to, options.out)
     return {"path": path}, str(path)
@@ -172,7 +172,7 @@ def export(options: argparse.Namespace) -> Answer:
 
 def doctor(options: argparse.Namespace) -> Answer:
     """Say what the tripwires saw in a run, what it means and what to try."""
-    from advantage import doctor as practice
+    from advantage.views import doctor as practice
 
     diagnosis = practice.diagnose(options.run)
     return practice.as_json(diagnosis), practice.render(diagnosis)
@@ -180,7 +180,7 @@ def doctor(options: argparse.Namespace) -> Answer:
 
 def explain(options: argparse.Namespace) -> Answer:
     """Print the ladder of one decision, from its reward to its share in the gradient."""
-    from advantage import explain as explanation
+    from advantage.views import explain as explanation
 
     update = None if options.update is None else _whole("--update", options.update)
     ladder = explanation.explain(

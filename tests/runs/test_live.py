@@ -156,14 +156,17 @@ def test_an_error_leaves_a_true_state(tmp_path, error):
 
 
 def test_a_parameter_that_is_no_number_gets_no_checkpoint(tmp_path):
-    with pytest.raises(NonFinite, match="parameter weight of policy"), make(tmp_path / "run") as directory:
-        with LiveRun(directory, quiet=True, checkpoint_every=0.0) as run:
-            policy = torch.nn.Linear(2, 1)
-            run.keep(policy=policy)
-            for update in run.updates(20):
-                if update.index == 2:
-                    policy.weight.data[0, 1] = math.inf
-                run.log({}, rollout(), [])
+    policy = torch.nn.Linear(2, 1)
+    with (
+        pytest.raises(NonFinite, match="parameter weight of policy"),
+        make(tmp_path / "run") as directory,
+        LiveRun(directory, quiet=True, checkpoint_every=0.0) as run,
+    ):
+        run.keep(policy=policy)
+        for update in run.updates(20):
+            if update.index == 2:
+                policy.weight.data[0, 1] = math.inf
+            run.log({}, rollout(), [])
     reader = RunReader(tmp_path / "run")
     assert reader.checkpoints()[-1][0] == 4 and reader.status()["state"] == "failed"
 

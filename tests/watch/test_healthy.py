@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 import advantage
-from advantage.doctor import diagnose
 from advantage.runs.reader import RunReader
+from advantage.views.doctor import diagnose
 from advantage.watch.critic import EXPLAINED_UPDATES, OVERFIT_UPDATES
 from advantage.watch.learning import GRADIENT_PAST, GRADIENT_UPDATES
 

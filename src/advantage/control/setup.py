@@ -66,11 +66,6 @@ def how_many(target: Any, wanted: int) -> int | None:
     return wanted if isinstance(target, str) or callable(target) else None
 
 
-def how_many(target: Any, wanted: int) -> int | None:
-    """As many environments as wanted, where the target can be made any number of times; else None: what it holds."""
-    return wanted if isinstance(target, str) or callable(target) else None
-
-
 def describe(rollout: Rollout, bounds: Bounds) -> dict[str, float]:
     """What a rollout paid and how it acted, as the metrics that a run writes."""
     assert rollout.rewards is not None

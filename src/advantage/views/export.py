@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from advantage.columns import Columns, read_columns
 from advantage.errors import UserError, nearest
 from advantage.runs import durable
 from advantage.runs.reader import RunReader
+from advantage.views.columns import Columns, read_columns
 
 FORMATS = ("csv", "tensorboard")
 CLOCKS = ("update", "env_steps", "tokens", "wall_time", "attempt")

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from advantage.curves import Array, Curve
 from advantage.runs.reader import RunReader
+from advantage.views.curves import Array, Curve
 
 
 @dataclass(frozen=True)

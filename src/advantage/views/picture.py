@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from advantage.chart import Layer, chart
-from advantage.curves import Band
-from advantage.html import element, page, section, short, table, text
 from advantage.runs import durable
+from advantage.views.chart import Layer, chart
+from advantage.views.curves import Band
+from advantage.views.html import element, page, section, short, table, text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

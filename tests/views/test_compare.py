@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from advantage.compare import as_json, compare, render
-from advantage.curves import interquartile_mean, stratified_bootstrap
 from advantage.errors import UserError
-from advantage.picture import spread
 from advantage.runs.encode import dumps
-from tests.synthetic import make_run
+from advantage.views.compare import as_json, compare, render
+from advantage.views.curves import interquartile_mean, stratified_bootstrap
+from advantage.views.picture import spread
+from tests.views.synthetic import make_run
 
 RETURNS = [10.0, 20.0, 30.0, 40.0, 200.0]
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from advantage.html import element, page, section, table, text
+from advantage.views.html import element, page, section, table, text
 
 
 def test_text_and_attributes_are_escaped() -> None:

@@ -14,7 +14,7 @@ Html = NewType("Html", str)
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 """No script, no network: what a hostile name might smuggle in could do nothing."""
 
-STYLE = (resources.files("advantage") / "page.css").read_text(encoding="utf-8")
+STYLE = (resources.files("advantage.views") / "page.css").read_text(encoding="utf-8")
 
 
 def text(value: object) -> Html:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from advantage.errors import UserError
-from advantage.export import export
 from advantage.runs.database import Database
-from tests.synthetic import episodes, make_run
+from advantage.views.export import export
+from tests.views.synthetic import episodes, make_run
 
 ROWS = [
     {"train/entropy": 0.1, "train/minibatches": 20.0},

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from advantage.calibration import calibration
 from advantage.errors import UserError
 from advantage.runs.reader import RunReader
 from advantage.trajectory import Rollout
-from tests.synthetic import make_run
+from advantage.views.calibration import calibration
+from tests.views.synthetic import make_run
 
 
 def rollout(values: list[list[float]], **changes: torch.Tensor) -> Rollout:

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 
 from advantage.algorithms import ALGORITHMS, module
-from advantage.calibration import Calibration, calibration
-from advantage.chart import Layer, chart
-from advantage.columns import Columns, read_columns
-from advantage.doctor import Symptom, diagnose
 from advantage.errors import UserError
-from advantage.html import Html, element, number, page, section, table, text
 from advantage.runs import durable
 from advantage.runs.reader import RunReader
 from advantage.settings import describe, to_toml
+from advantage.views.calibration import Calibration, calibration
+from advantage.views.chart import Layer, chart
+from advantage.views.columns import Columns, read_columns
+from advantage.views.doctor import Symptom, diagnose
+from advantage.views.html import Html, element, number, page, section, table, text
 
 SPECKS = 1500  # single episodes or steps drawn at most, evenly picked: a page stays small however long the run
 ROWS = 12  # evaluations listed at most; all are drawn

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from advantage.curves import Curve, band, common_grid, interpolate, interquartile_mean, stratified_bootstrap
+from advantage.views.curves import Curve, band, common_grid, interpolate, interquartile_mean, stratified_bootstrap
 
 
 def mean(x: np.ndarray, axis: int) -> np.ndarray:
@@ -88,7 +88,7 @@ def test_bootstrap_draws_whole_runs() -> None:
 def test_bootstrap_is_a_function_of_its_generator_and_not_of_its_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     scores = [np.random.default_rng(3).normal(size=(5, 7))]
     whole = stratified_bootstrap(scores, mean, 100, 0.95, np.random.default_rng(4))
-    monkeypatch.setattr("advantage.curves.ENTRIES_AT_ONCE", 35 * 8)  # eight resamples at a time
+    monkeypatch.setattr("advantage.views.curves.ENTRIES_AT_ONCE", 35 * 8)  # eight resamples at a time
     blocks = stratified_bootstrap(scores, mean, 100, 0.95, np.random.default_rng(4))
     np.testing.assert_array_equal(whole, blocks)
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from advantage.doctor import REMINDER, as_json, diagnose, render
 from advantage.errors import UserError
 from advantage.runs.database import Database
 from advantage.runs.directory import RunDirectory
 from advantage.runs.encode import dumps
+from advantage.views.doctor import REMINDER, as_json, diagnose, render
 from tests.watch.histories import KL, REWARD, SATURATION, Row, ramp, steady
 
 STEPS = 256  # environment steps an update

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from advantage.errors import UserError
-from advantage.report import write_report
 from advantage.runs.database import Database
 from advantage.trajectory import Rollout
-from tests.synthetic import episodes, make_run
+from advantage.views.report import write_report
+from tests.views.synthetic import episodes, make_run
 
 NAN, INF = math.nan, math.inf
 VOID = {"meta"}

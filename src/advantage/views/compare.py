@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from advantage.columns import Columns, read_columns
-from advantage.curves import Array, band, interquartile_mean, stratified_bootstrap
 from advantage.errors import UserError
-from advantage.html import number
-from advantage.picture import Panel, write_html, write_png
 from advantage.runs.progress import printable
 from advantage.runs.reader import RunReader
+from advantage.views.columns import Columns, read_columns
+from advantage.views.curves import Array, band, interquartile_mean, stratified_bootstrap
+from advantage.views.html import number
+from advantage.views.picture import Panel, write_html, write_png
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95

@@ -9,8 +9,8 @@ from typing import Literal
 
 import numpy as np
 
-from advantage.curves import Array
-from advantage.html import Html, element, join, number, short, text
+from advantage.views.curves import Array
+from advantage.views.html import Html, element, join, number, short, text
 
 SIDE = 1000  # the drawing's own units, both ways; non-scaling strokes keep their width when it is stretched
 POINTS = 240  # more than this in a line are drawn as means of equal bins, with what they range over as a shade

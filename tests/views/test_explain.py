@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
 import advantage
 from advantage.errors import UserError
-from advantage.explain import SHOWN, explain, render
 from advantage.trajectory import Rollout
 from advantage.update import estimate
+from advantage.views.explain import SHOWN, explain, render
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +68,7 @@ def test_the_table_is_for_people(run: advantage.Run) -> None:
 
 
 @pytest.mark.parametrize(
-    "place, told",
+    ("place", "told"),
     [({"stream": 99}, "stream 99"), ({"step": 64}, "steps 0 … 63"), ({"update": 1}, "kept is that of update")],
 )
 def test_a_place_that_is_not_there(run: advantage.Run, place: dict[str, int], told: str) -> None:

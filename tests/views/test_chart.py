@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from advantage.chart import POINTS, Layer, Scale, chart, condensed
+from advantage.views.chart import POINTS, Layer, Scale, chart, condensed
 
 
 def layer(y: list[float], **others: object) -> Layer:

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from advantage.curves import Array
 from advantage.runs.reader import RunReader
+from advantage.views.curves import Array
 
 BINS = 10
 
