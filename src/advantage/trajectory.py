@@ -149,18 +149,17 @@ class Batch:
 
     def single_steps(self) -> Batch:
         """Each decision a row of its own, stream after stream, rows that are none dropped: control's minibatches."""
-        whole = self.mask is None or bool(self.mask.all())
-        chosen = None if whole or self.mask is None else self.mask.reshape(-1).nonzero().squeeze(-1)
+        shape = next(tree_leaves(self.actions)).shape[:2]
+        chosen = None if self.mask is None or self.mask.all() else self.mask.reshape(-1).nonzero().squeeze(-1)
 
         def flat(leaf: Tensor) -> Tensor:
             rows = leaf.reshape(-1, 1, *leaf.shape[2:])
             return rows if chosen is None else rows.index_select(0, chosen)
 
         def label(leaf: Tensor) -> Tensor:
-            return flat(leaf[:, None].expand(self.mask.shape if self.mask is not None else leaf[:, None].shape))[:, 0]
+            return flat(leaf[:, None].expand(shape))[:, 0]
 
-        count = self.tokens
-        return self._mapped(flat, label).replace(mask=None, tokens=count, sequences=count)
+        return self._mapped(flat, label).replace(mask=None, sequences=self.tokens)
 
     def rows(self, index: Tensor | slice) -> Batch:
         """Some of the rows, in that order. The counts stay those of the whole batch."""
@@ -224,7 +223,7 @@ class Policy(Protocol):
         ...
 
     def value(self, context: Tree) -> Tensor:
-        """V(s) of contexts with any leading shape, in that shape."""
+        """V(s) of contexts (N, …), as (N,)."""
         ...
 
     def evaluate(self, batch: Batch) -> Evaluation:

@@ -14,7 +14,7 @@ from advantage.core import clipped_surrogate, discounts, gae, kl_k3, policy_grad
 from advantage.core.dialects import DIALECTS
 from advantage.errors import NonFinite
 from advantage.settings import at
-from advantage.trajectory import Batch, Evaluation, Policy, Rollout
+from advantage.trajectory import Batch, Evaluation, Policy, Rollout, tree_leaves
 
 Objective = Callable[[Evaluation, Batch, Any], Tensor]
 """An algorithm's equation over plain tensors, maximised: (what the policy says, batch, settings of now) → scalar."""
@@ -101,9 +101,13 @@ def minibatches(data: Batch, epochs: int, size: int, rng: Permuter) -> Iterator[
     """Every row once an epoch, in a new order, `size` rows at a time; the last minibatch of an epoch may be smaller.
 
     Each minibatch is counted anew: it is the whole batch of its optimiser step. Rows of one `unit` stay together; a
-    minibatch is then as large as `size` admits, and larger only where one unit is.
+    minibatch is then as large as `size` admits, and larger only where one unit is. Without units, a minibatch of all
+    rows keeps their order: it is then evaluated as it was scored, and its first ratio is 1 to the bit.
     """
     for _ in range(epochs):
+        if size >= len(data) and data.unit is None:
+            yield data.counted()
+            continue
         order, ends = _order(data, size, rng)
         shuffled = data.rows(order)  # one gather an epoch; the minibatches are views of it
         start = 0
@@ -131,7 +135,8 @@ def ascend(
         accept: asked with what the policy says before the step; where it answers False, no step is taken.
 
     Raises:
-        NonFinite: the gradient has a NaN or an infinity; the parameters are as they were.
+        NonFinite: the objective or its gradient has a NaN or an infinity; the parameters are as they were.
+        ValueError: rows of one unit stand apart, so that a split into micro-batches would part them.
     """
     optimizer.zero_grad(set_to_none=True)
     said, total = [], torch.zeros(())
@@ -143,11 +148,10 @@ def ascend(
         total = total + value.detach()
     new = said[0] if len(said) == 1 else _joined(said)
     norm = _clip_gradient(optimizer, now.max_grad_norm)
-    if not math.isfinite(norm):
-        kind = "objective" if not torch.isfinite(total) else "gradient"
-        raise NonFinite(
-            f"the {kind} of a minibatch of {len(batch)} rows is not finite ({float(total):g}, norm {norm:g})"
-        )
+    if not (math.isfinite(norm) and total.isfinite()):
+        kind = "gradient" if total.isfinite() else "objective"
+        found = f"{float(total):g}, norm {norm:g}"
+        raise NonFinite(f"the {kind} of a minibatch of {len(batch)} rows is not finite ({found})")
     taken = accept is None or accept(new, batch)
     if taken:
         optimizer.step()
@@ -158,13 +162,13 @@ def descend(optimizer: Optimizer, loss: Tensor, max_grad_norm: float) -> float:
     """One optimiser step down a loss, with the gradient's global norm clipped; returns the norm before clipping.
 
     Raises:
-        NonFinite: the gradient has a NaN or an infinity; the parameters are as they were.
+        NonFinite: the loss or its gradient has a NaN or an infinity; the parameters are as they were.
     """
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     norm = _clip_gradient(optimizer, max_grad_norm)
-    if not math.isfinite(norm):
-        raise NonFinite(f"the gradient of a loss of {float(loss):g} is not finite (norm {norm:g})")
+    if not (math.isfinite(norm) and loss.isfinite()):
+        raise NonFinite(f"a loss of {loss.item():g} with a gradient of norm {norm:g} is not finite")
     optimizer.step()
     return norm
 
@@ -265,7 +269,8 @@ def _true(batch: Batch, column: Tensor) -> Tensor:
 def _order(data: Batch, size: int, rng: Permuter) -> tuple[Tensor, list[int]]:
     """An order of all rows, and the ends of minibatches in it."""
     if data.unit is None:
-        order = torch.as_tensor(rng.permutation(len(data)), device=_device(data))
+        device = next(tree_leaves(data.actions)).device
+        order = torch.as_tensor(rng.permutation(len(data)), device=device)
         return order, [*range(size, len(data), size), len(data)]
     units, unit = torch.unique(data.unit, return_inverse=True)
     place = torch.as_tensor(rng.permutation(len(units)), device=unit.device)[unit]
@@ -288,6 +293,8 @@ def _micro_batches(batch: Batch, size: int | None) -> Iterator[Batch]:
     if size is None or size >= len(batch):
         yield batch
         return
+    if batch.unit is not None and len(batch.unit.unique()) < len(batch.unit.unique_consecutive()):
+        raise ValueError("rows of one unit stand apart; `minibatches` puts them together")
     ends = [*range(size, len(batch), size), len(batch)] if batch.unit is None else _ends(batch.unit, size)
     start = 0
     for end in ends:
@@ -309,8 +316,3 @@ def _clip_gradient(optimizer: Optimizer, max_norm: float) -> float:
         for gradient in gradients:
             gradient.mul_(max_norm / (norm + 1e-6))
     return norm
-
-
-def _device(batch: Batch) -> torch.device:
-    device: torch.device = batch.logp_old.device if batch.logp_old is not None else torch.device("cpu")
-    return device

@@ -162,11 +162,15 @@ def test_the_clip_bounds_no_ratio() -> None:
     assert slope(objective, theta)[0] > 0
 
 
-@pytest.mark.parametrize("advantage", [-1.0, 0.0, 1.0])
-def test_an_overflown_ratio_leaves_no_nan_where_the_clip_holds(advantage: float) -> None:
+@pytest.mark.parametrize(
+    ("advantage", "dual_clip", "expected"), [(1.0, None, 1.2), (1.0, 3.0, 1.2), (0.0, None, 0.0), (-1.0, 3.0, -3.0)]
+)
+def test_an_overflown_ratio_leaves_no_nan_where_the_clip_holds(
+    advantage: float, dual_clip: float | None, expected: float
+) -> None:
     ratio = torch.tensor([inf], requires_grad=True)
-    value = clipped_surrogate(ratio, torch.tensor([advantage]), 0.2, 0.2, dual_clip=3.0)
-    same(value, [{-1.0: -3.0, 0.0: 0.0, 1.0: 1.2}[advantage]], 1e-6)
+    value = clipped_surrogate(ratio, torch.tensor([advantage]), 0.2, 0.2, dual_clip)
+    same(value, [expected], 1e-6)
     assert slope(value, ratio)[0].item() == 0
 
 
@@ -178,6 +182,7 @@ def test_cispo_by_hand() -> None:
     same(term, double(-2.0, -0.1, 12.0, 6.0))
     same(slope(term, logp)[0], double(2.0, 0.1, -6.0, -3.0))
     assert (slope(term, ratio)[0] == 0).all()
+    same(cispo(logp, ratio, advantages, eps_high=0.2), double(-1.2, -0.1, 7.2, 6.0))
 
 
 def test_cispo_keeps_a_gradient_where_the_clip_has_none() -> None:

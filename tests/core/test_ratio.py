@@ -95,6 +95,7 @@ def test_truncated_importance_by_hand() -> None:
     old, sampler = double(0.5, 0.1, 0.2).log(), double(0.1, 0.1, 0.4).log()
     same(truncated_importance(old, sampler, 2.0), double(2.0, 1.0, 0.5))
     same(truncated_importance(old, sampler, 0.4), double(0.4, 0.4, 0.4))
+    same(truncated_importance(double(0.01).log(), double(1.0).log(), 2.0), double(0.01))  # a cap is no floor
     same(truncated_importance(double(900.0), double(0.0), 3.0), double(3.0), 0)
     live = old.clone().requires_grad_()
     assert not truncated_importance(live, sampler, 2.0).requires_grad
@@ -217,14 +218,14 @@ def test_k3_and_its_slope_are_zero_at_zero_and_never_negative() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_far_ends_have_no_nan(dtype: torch.dtype) -> None:
     """Also beside ordinary entries: where() must not let an overflow of the unused branch into the gradient."""
-    x = torch.tensor([-800.0, -50.0, -1e-3, 0.0, 1e-3, 50.0, 800.0], dtype=dtype)
+    x = torch.tensor([-inf, -1e9, -800.0, -50.0, -1e-3, 0.0, 1e-3, 50.0, 800.0, 1e9], dtype=dtype)
     value, gradient = k3(x)
     assert not value.isnan().any() and not gradient.isnan().any()
-    same(value[:2], x[:2].neg() - 1)
-    same(gradient[:2], [-1.0, -1.0])
-    same(value[5], x[5].exp() - 51, 1e-6)
-    assert value[6] == inf and gradient[6] == inf
-    assert (value[:6] < inf).all() and (gradient[:6] < inf).all()
+    same(value[:4], x[:4].neg() - 1)
+    same(gradient[:4], [-1.0] * 4)
+    same(value[7], x[7].exp() - 51, 1e-6)
+    assert (value[8:] == inf).all() and (gradient[8:] == inf).all()
+    assert (value[1:8] < inf).all() and (gradient[1:8] < inf).all()
 
 
 def test_an_action_that_the_reference_never_takes_costs_infinitely_much() -> None:

@@ -120,6 +120,9 @@ def test_parameters_that_the_kl_does_not_reach_have_a_zero_row() -> None:
     vector = torch.arange(1.0, 5.0, dtype=torch.float64)
     same(fisher_vector_product(used.square().sum(), [unused, used], vector, 0.5), [0.5, 1.0, 7.5, 10.0])
     same(fisher_vector_product(used.sum(), [unused, used], vector, 0.5), 0.5 * vector)
+    live = vector[:2].clone().requires_grad_()
+    same(fisher_vector_product(used.sum(), [used], live, 0.5), 0.5 * vector[:2])
+    assert not fisher_vector_product(used.sum(), [used], live, 0.5).requires_grad
 
 
 def test_memory_holds_no_matrix() -> None:

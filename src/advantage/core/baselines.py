@@ -136,7 +136,7 @@ def _grouped(rewards: Tensor, group: Tensor, valid: Tensor | None) -> _Grouped:
     empty = flat.new_full(ids.shape, torch.inf)
     least = empty.scatter_reduce(0, index, flat.detach().masked_fill(~kept, torch.inf), "amin")
     reference = least.masked_fill(least == torch.inf, 0.0)  # a group with no valid member has none
-    shifted = (flat.masked_fill(~kept, 0.0) - reference[index]).masked_fill(~kept, 0.0)
+    shifted = (flat - reference[index]).masked_fill(~kept, 0.0)
     counts = torch.zeros_like(reference).index_add(0, index, kept.to(flat.dtype))
     return _Grouped(index, kept, counts, reference, shifted, torch.zeros_like(reference).index_add(0, index, shifted))
 

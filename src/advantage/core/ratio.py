@@ -146,10 +146,8 @@ def kl_k3(logp: Float[Tensor, "*shape"], logp_ref: Float[Tensor, "*shape"]) -> F
     checks.real(logp=logp, logp_ref=logp_ref)
     x = logp_ref - logp
     small = x.abs() < _SERIES_BELOW
-    # Both branches get inputs of their own kind only: the unused one must not put an overflow into the gradient.
-    near = x.masked_fill(~small, 0.0)
+    near = x.masked_fill(~small, 0.0)  # else the unused series could put an overflow into the gradient
     series = torch.ones_like(near)
     for k in range(11, 2, -1):  # ½x² (1 + x/3 (1 + x/4 (1 + …)))
         series = 1.0 + near / k * series
-    far = x.masked_fill(small, 0.0)
-    return torch.where(small, 0.5 * near.square() * series, far.expm1() - far)
+    return torch.where(small, 0.5 * near.square() * series, x.expm1() - x)

@@ -52,7 +52,7 @@ def standardize(
 
 def divide_by_spread(centred: Tensor, std: Tensor, eps: float) -> Tensor:
     """(x − mean) / (std + ε), exactly 0 where there is no spread."""
-    if eps > 0.0:
+    if eps > torch.finfo(std.dtype).tiny:  # else it vanishes beside a std of 0
         return centred / (std + eps)  # without spread the numerators are exactly 0
     # Equal to 0, not "not above 0": a NaN must stay one. The divisor is filled too, so that no 0/0 enters the gradient.
     flat = std == 0

@@ -81,7 +81,6 @@ def fisher_vector_product(
     tensor([2.5000, 6.5000])
     """
     checks.non_negative(damping=damping)
-    checks.real(mean_kl=mean_kl)
     checks.real(vector=vector)
     size = sum(parameter.numel() for parameter in parameters)
     if mean_kl.dim() != 0 or vector.shape != (size,):
