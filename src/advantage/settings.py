@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 import tomllib
 import types
 import typing
@@ -128,10 +129,10 @@ def to_dict(settings: Any) -> dict[str, Any]:
 
 def to_toml(document: Mapping[str, Any]) -> str:
     """TOML of plain values and of tables, which come last; a mapping inside a table becomes an inline table."""
-    lines = [f"{name} = {_toml(value)}" for name, value in document.items() if not isinstance(value, Mapping)]
+    lines = [f"{_key(name)} = {_toml(value)}" for name, value in document.items() if not isinstance(value, Mapping)]
     for name, table in document.items():
         if isinstance(table, Mapping):
-            lines += ["", f"[{name}]"] + [f"{key} = {_toml(value)}" for key, value in table.items()]
+            lines += ["", f"[{_key(name)}]"] + [f"{_key(key)} = {_toml(value)}" for key, value in table.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -169,14 +170,23 @@ def plain_value(text: Any) -> Any:
     if not isinstance(text, str):
         return text
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        found = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
-        return {"True": True, "False": False}.get(text, text)
+        return {"True": True, "False": False}.get(text, _loose_number(text))
+    return found["value"] if len(found) == 1 else text
+
+
+def _loose_number(text: str) -> float | str:
+    """Numbers that TOML does not take: .5 and 1."""
+    try:
+        return float(text) if "." in text else text
+    except ValueError:
+        return text
 
 
 def _unknown(name: str, fields: Mapping[str, Any]) -> str:
     known = PEERS_WORDS.get(name)
-    if known and known.split()[0] in fields:
+    if known and known.split()[0].strip(",") in fields:
         return f"{name} is called {known} here"
     return f"there is no setting {name!r}; {nearest(name, fields)}"
 
@@ -252,13 +262,17 @@ def _checked(name: str, value: Any, about: Mapping[str, Any]) -> Any:
 
 def _toml(value: Any) -> str:
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{json.dumps(key)} = {_toml(item)}" for key, item in value.items()) + "}"
+        return "{" + ", ".join(f"{_key(key)} = {_toml(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # DEL: legal in JSON, not in TOML
     if value is None:
         return '"none"'
     return repr(value)
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _toml(name)

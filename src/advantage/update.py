@@ -148,9 +148,10 @@ def ascend(
         total = total + value.detach()
     new = said[0] if len(said) == 1 else _joined(said)
     norm = _clip_gradient(optimizer, now.max_grad_norm)
-    if not (math.isfinite(norm) and total.isfinite()):
-        kind = "gradient" if total.isfinite() else "objective"
-        found = f"{float(total):g}, norm {norm:g}"
+    reached = float(total)
+    if not (math.isfinite(norm) and math.isfinite(reached)):
+        kind = "gradient" if math.isfinite(reached) else "objective"
+        found = f"{reached:g}, norm {norm:g}"
         raise NonFinite(f"the {kind} of a minibatch of {len(batch)} rows is not finite ({found})")
     taken = accept is None or accept(new, batch)
     if taken:

@@ -36,7 +36,9 @@ class Bounds:
         outside, entries = 0, 0
         for leaf, box in zip(tree_leaves(actions), tree_leaves(self.boxes), strict=True):
             if box is not None:
-                low, high = (-1.0, 1.0) if self.how == "rescale" else (box.low, box.high)
+                low, high = box.low, box.high
+                if self.how == "rescale":
+                    low, high = np.where(_finite(box), -1.0, low), np.where(_finite(box), 1.0, high)
                 raw = leaf.numpy() if isinstance(leaf, Tensor) else leaf
                 outside += int(((raw < low) | (raw > high)).sum())
                 entries += raw.size
@@ -46,11 +48,17 @@ class Bounds:
         if box is None:
             return raw
         if self.how == "rescale":
-            finite = np.isfinite(box.low) & np.isfinite(box.high)
+            finite = _finite(box)
             low, high = np.where(finite, box.low, -1.0), np.where(finite, box.high, 1.0)
             stretched = low + 0.5 * (np.clip(raw, -1.0, 1.0) + 1.0) * (high - low)
             raw = np.where(finite, stretched, raw)
         return np.clip(raw, box.low, box.high).astype(box.dtype, copy=False)
+
+
+def _finite(box: gym.spaces.Box) -> Array:
+    """Which entries have both bounds, and so can be stretched between them."""
+    finite: Array = np.isfinite(box.low) & np.isfinite(box.high)
+    return finite
 
 
 def _boxes(space: gym.Space[Any]) -> Tree:

@@ -71,8 +71,10 @@ class Agent:
         return held_out(self.target, self.network, self.normalizer, self.settings, seed, episodes)
 
     def _context(self, observation: Tree, action_mask: Any) -> tuple[Tree, bool]:
-        spaces = tree_leaves(map_leaves(self.observation_space, lambda space, _: space, observation))
-        alone = np.ndim(next(tree_leaves(observation))) == len(next(spaces).shape)
+        flags = map_leaves(
+            self.observation_space, lambda space, leaf: np.ndim(leaf) == len(space.shape or ()), observation
+        )
+        alone = next(tree_leaves(flags))
 
         def row(space: gym.Space[Any], leaf: Any) -> np.ndarray:
             array = np.asarray(leaf, space.dtype)

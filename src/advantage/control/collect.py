@@ -7,7 +7,7 @@ kept: V(s_{t+1}) is the next row's, or that of the final observation where the n
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from torch import Tensor
 from advantage.control.actions import Bounds
 from advantage.control.environments import Envs, check_finite
 from advantage.control.normalization import Normalizer
-from advantage.errors import NonFinite
+from advantage.errors import RunFailed
 from advantage.trajectory import Batch, Policy, Rollout, Tree, tree_leaves, tree_map
 
 Array = np.ndarray[Any, Any]
@@ -43,6 +43,9 @@ def collect(
         NonFinite: a reward, an observation or an action is NaN or infinite; names quantity, step and environment.
         RunFailed: an environment crashed.
     """
+    if envs.resetting.all():  # or a single step would be a rollout without a decision
+        with torch.inference_mode():
+            envs.step(bounds.applied(policy.act(_tensors(envs.context, normalizer), None)))
     tape = _record(envs, policy, normalizer, bounds, num_steps, rng)
     return _scored(tape, policy, normalizer)
 
@@ -61,9 +64,13 @@ def collect_episodes(
 
     Returns:
         (episodes, longest), ordered by environment, `mask` false behind an end. A truncated episode counts as whole.
+
+    Raises:
+        NonFinite, RunFailed: as `collect`.
     """
     owed = np.array([len(range(i, episodes, envs.num_envs)) for i in range(envs.num_envs)])
     envs.reset()
+    normalizer.start()
     tapes: list[_Tape] = []
     while True:
         tapes.append(_record(envs, policy, normalizer, bounds, _CHUNK, rng))
@@ -115,14 +122,28 @@ def _record(
             tape.mask[t] = ~envs.resetting
             raw = policy.act(_tensors(seen, normalizer), noise[t])
             chosen.append(raw)
-            step = envs.step(bounds.applied(raw))
+            try:
+                step = envs.step(bounds.applied(raw))
+            except RunFailed:
+                _check(_so_far(tape, chosen))  # a NaN that was sent is named before the crash that it caused
+                raise
             tape.rewards[t], tape.terminated[t], tape.truncated[t] = step.rewards, step.terminated, step.truncated
             for env, observation in step.final.items():
                 tape.finals.append((t, env, observation))
         _write(context, num_steps, envs.context)
-        tape.actions = tree_map(lambda *leaves: torch.stack(leaves).numpy(), *chosen)
+        tape.actions = _stacked(chosen)
     _check(tape)
     return tape
+
+
+def _so_far(tape: _Tape, chosen: list[Tree]) -> _Tape:
+    """What is on a tape when a step fails: contexts and actions up to that step, rewards up to the one before."""
+    seen = tree_map(lambda leaf: leaf[: len(chosen)], tape.context)
+    return replace(tape, context=seen, actions=_stacked(chosen), rewards=tape.rewards[: len(chosen) - 1])
+
+
+def _stacked(chosen: list[Tree]) -> Tree:
+    return tree_map(lambda *leaves: torch.stack(leaves).numpy(), *chosen)
 
 
 def _scored(tape: _Tape, policy: Policy, normalizer: Normalizer) -> Rollout:
@@ -164,22 +185,20 @@ def _after(context: Tree, tape: _Tape, normalizer: Normalizer) -> Tree:
 
 
 def _cut_to_episodes(rollout: Rollout, starts: list[tuple[int, int, int]]) -> Rollout:
-    """Streams of one episode each from streams of several, (environment, begin, end) by (environment, begin, end)."""
-    longest = max(end - begin for _, begin, end in starts)
+    """Streams of one episode each from streams of several, (environment, begin, end) by (environment, begin, end).
 
-    def cut(leaf: Tensor) -> Tensor:
-        padded = leaf.new_zeros((len(starts), longest, *leaf.shape[2:]))
-        for row, (env, begin, end) in enumerate(starts):
-            padded[row, : end - begin] = leaf[env, begin:end]
-        return padded
-
+    Behind an end stands the episode's first decision once more, masked: legal, and within its spaces.
+    """
+    env, begin, end = torch.tensor(starts).T.unsqueeze(-1)
+    time = begin + torch.arange(int((end - begin).max()))
+    inside = time < end
+    chosen = env, torch.where(inside, time, begin)
     columns = ("mask", "terminated", "truncated", "logp_old", "rewards", "values", "next_values")
-    changes = {name: cut(getattr(rollout, name)) for name in columns}
-    legal = rollout.context.get("action_mask")
-    context = tree_map(cut, rollout.context)
-    if legal is not None:  # behind an end every action is legal: a row without any could not be scored
-        context["action_mask"] = context["action_mask"] | ~changes["mask"][..., None]
-    return rollout.replace(context=context, actions=tree_map(cut, rollout.actions), **changes)
+    return rollout.replace(
+        context=tree_map(lambda leaf: leaf[chosen], rollout.context),
+        actions=tree_map(lambda leaf: leaf[chosen], rollout.actions),
+        **{name: getattr(rollout, name)[chosen].masked_fill(~inside, 0) for name in columns},
+    )
 
 
 def _joined(tapes: list[_Tape]) -> _Tape:
@@ -201,15 +220,23 @@ def _joined(tapes: list[_Tape]) -> _Tape:
 
 
 def _check(tape: _Tape) -> None:
-    check_finite("reward", tape.rewards, tape.first_step)
-    for leaf in tree_leaves(tape.context["observation"]):
-        check_finite("observation", leaf, tape.first_step)
-    for leaf in tree_leaves(tape.actions):
-        check_finite("action", leaf, tape.first_step)
+    """Refuses NaN and infinity, and names the first: what was seen comes before what was done, that before its pay."""
+    paid = np.where(tape.mask[: len(tape.rewards)], tape.rewards, 0.0)
+    found = []
+    for order, (name, tree) in enumerate(
+        [("observation", tape.context["observation"]), ("action", tape.actions), ("reward", paid)]
+    ):
+        for leaf in tree_leaves(tree):
+            if leaf.dtype.kind == "f" and not np.isfinite(leaf).all():
+                t = int(np.argwhere(~np.isfinite(leaf))[0, 0])
+                found.append((t, order, name, leaf[t : t + 1]))
     for t, env, observation in tape.finals:
         for leaf in tree_leaves(observation):
-            if np.asarray(leaf).dtype.kind == "f" and not np.isfinite(leaf).all():
-                raise NonFinite(f"final observation of environment {env} at step {tape.first_step + t} is not finite")
+            row = np.zeros((1, tape.mask.shape[1], *leaf.shape), leaf.dtype)
+            row[0, env] = leaf
+            found.append((t, 3, "final observation", row))
+    for t, _, name, row in sorted(found, key=lambda entry: entry[:2]):
+        check_finite(name, row, tape.first_step + int(tape.mask[:t].sum()))
 
 
 def _write(tape: Tree, t: int, seen: Tree) -> None:

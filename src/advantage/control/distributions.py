@@ -52,8 +52,8 @@ class Categorical:
     @classmethod
     def of_logits(cls, logits: Tensor, mask: Tensor | None) -> Categorical:
         """Logits (…, n); actions where the mask is false can be neither sampled nor scored above 0."""
-        if mask is not None:  # the least finite number, not −∞: 0 · −∞ would be NaN in the entropy
-            logits = logits.masked_fill(~mask, torch.finfo(logits.dtype).min)
+        if mask is not None:  # not −∞ nor near it: in the entropy's gradient its share, 0, meets multiples of it
+            logits = logits.masked_fill(~mask, -math.sqrt(torch.finfo(logits.dtype).max))
         return cls(torch.log_softmax(logits, -1))
 
     def sample(self, noise: Tensor) -> Tensor:
@@ -96,19 +96,16 @@ class Gaussian:
     def logp(self, actions: Tensor) -> Tensor:
         """Log-density of raw actions, summed over the action's entries."""
         scaled = (actions - self.mean) * (-self.log_std).exp()
-        return self._summed(-0.5 * scaled.square() - self.log_std - _HALF_LOG_TAU)
+        return _sum(self.event_dims, -0.5 * scaled.square() - self.log_std - _HALF_LOG_TAU)
 
     def entropy(self) -> Tensor:
         """Σ (½ + ½ log 2π + log σ)."""
-        return self._summed((self.log_std + (0.5 + _HALF_LOG_TAU)).expand_as(self.mean))
+        return _sum(self.event_dims, (self.log_std + (0.5 + _HALF_LOG_TAU)).expand_as(self.mean))
 
     def kl(self, other: Gaussian) -> Tensor:
         """Σ (log σ_q/σ_p + (σ_p² + (μ_p − μ_q)²) / 2σ_q² − ½)."""
         variance = (2.0 * self.log_std).exp() + (self.mean - other.mean).square()
-        return self._summed(other.log_std - self.log_std + 0.5 * variance * (-2.0 * other.log_std).exp() - 0.5)
-
-    def _summed(self, x: Tensor) -> Tensor:
-        return x.flatten(x.dim() - self.event_dims).sum(-1)
+        return _sum(self.event_dims, other.log_std - self.log_std + 0.5 * variance * (-2.0 * other.log_std).exp() - 0.5)
 
 
 @dataclass(frozen=True)
@@ -128,23 +125,19 @@ class Bernoulli:
 
     def logp(self, actions: Tensor) -> Tensor:
         """Of bits 0 and 1, summed over the bits."""
-        return self._summed(logsigmoid(torch.where(actions > 0, self.logits, -self.logits)))
+        return _sum(self.event_dims, logsigmoid(torch.where(actions > 0, self.logits, -self.logits)))
 
     def entropy(self) -> Tensor:
         """Σ −p log p − (1 − p) log(1 − p)."""
-        return self.kl(Bernoulli(torch.zeros_like(self.logits), self.event_dims)).neg() + self._summed(
-            torch.full_like(self.logits, math.log(2.0))
-        )
+        ones = torch.sigmoid(self.logits) * logsigmoid(self.logits)
+        zeros = torch.sigmoid(-self.logits) * logsigmoid(-self.logits)
+        return _sum(self.event_dims, -ones - zeros)
 
     def kl(self, other: Bernoulli) -> Tensor:
         """Σ over both values of p (log p − log q)."""
-        p = torch.sigmoid(self.logits)
-        ones = p * (logsigmoid(self.logits) - logsigmoid(other.logits))
-        zeros = (1.0 - p) * (logsigmoid(-self.logits) - logsigmoid(-other.logits))
-        return self._summed(ones + zeros)
-
-    def _summed(self, x: Tensor) -> Tensor:
-        return x.flatten(x.dim() - self.event_dims).sum(-1)
+        ones = torch.sigmoid(self.logits) * (logsigmoid(self.logits) - logsigmoid(other.logits))
+        zeros = torch.sigmoid(-self.logits) * (logsigmoid(-self.logits) - logsigmoid(-other.logits))
+        return _sum(self.event_dims, ones + zeros)
 
 
 @dataclass(frozen=True)
@@ -209,3 +202,8 @@ class MultiCategorical:
         """Σ over choices."""
         pairs = zip(self.choices, other.choices, strict=True)
         return torch.stack([one.kl(its) for one, its in pairs]).sum(0)
+
+
+def _sum(event_dims: int, x: Tensor) -> Tensor:
+    """Over the entries of an action, the last axes; an action that is one number has none."""
+    return x.flatten(-event_dims).sum(-1) if event_dims else x

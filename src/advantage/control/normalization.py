@@ -72,6 +72,10 @@ class Normalizer:
         """Whether it changes observations at all."""
         return any(moments is not None for moments in self.observations)
 
+    def start(self) -> None:
+        """Forgets the open reward sums: every environment begins a new episode."""
+        self.sums = np.zeros_like(self.sums)
+
     def observe(self, observation: Tree) -> Tree:
         """Normalised observations (…, *shape) by the present moments; leaves that are no reals stay as they are."""
         if not self.active:

@@ -69,9 +69,8 @@ class ActorCritic(nn.Module):
 
     def _orthogonal(self) -> None:
         """√2 in hidden layers, 0.01 in the action head, 1 in the value head, biases 0 (Huang et al. 2022, detail 2)."""
-        for part, gain in ((self.actor, 2**0.5), (self.critic, 2**0.5), (self.head, 0.01), (self.value_head, 1.0)):
-            if part is self.actor and part is self.critic and gain != 2**0.5:
-                continue
+        gains = {self.actor: 2**0.5, self.critic: 2**0.5, self.head: 0.01, self.value_head: 1.0}
+        for part, gain in gains.items():
             for layer in part.modules():
                 if isinstance(layer, nn.Linear):
                     nn.init.orthogonal_(layer.weight, gain)
@@ -81,7 +80,7 @@ class ActorCritic(nn.Module):
 def make_policy(observation: gym.Space[Any], action: gym.Space[Any], settings: Control, seed: int) -> ActorCritic:
     """The network of these settings, its weights drawn under a seed of their own."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the devices too, for good
         return ActorCritic(observation, action, settings)
 
 

@@ -15,7 +15,7 @@ from advantage.control.policy import ActorCritic, make_policy
 from advantage.control.settings import Control
 from advantage.errors import UserError
 from advantage.runs.live import LiveRun
-from advantage.trajectory import Policy, Rollout
+from advantage.trajectory import Policy, Rollout, tree_map
 
 
 class Workshop(NamedTuple):
@@ -71,5 +71,5 @@ def describe(rollout: Rollout, bounds: Bounds) -> dict[str, float]:
     assert rollout.rewards is not None
     paid = rollout.rewards[rollout.mask]
     found = {"rollout/reward_mean": float(paid.mean()), "rollout/reward_std": float(paid.std(correction=0))}
-    saturation = bounds.saturation(rollout.actions)
+    saturation = bounds.saturation(tree_map(lambda leaf: leaf[rollout.mask], rollout.actions))
     return found if saturation is None else found | {"rollout/action_saturation": saturation}

@@ -47,7 +47,7 @@ _NOT_STATE = {"env", "_saved_kwargs", "_cached_spec", "_metadata"}
 
 
 class Recorder(gym.Wrapper[Any, Any, Any, Any]):
-    """Remembers how the present episode came about: the generator before its reset, and every action since."""
+    """Remembers how the present episode came about: its generator's state before the reset, and every action since."""
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         super().__init__(env)
@@ -60,17 +60,16 @@ class Recorder(gym.Wrapper[Any, Any, Any, Any]):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         _fresh_world(self.unwrapped)
         self.seed, self.options, self.actions = seed, deepcopy(options), []
-        self.generator = deepcopy(self.unwrapped.np_random) if seed is None else None
+        self.generator = self.unwrapped.np_random.bit_generator.state if seed is None else None
         self.observation, info = self.env.reset(seed=seed, options=options)
         return self.observation, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        # Actions are rows of the caller's buffer.
-        self.actions.append(action.copy() if isinstance(action, np.ndarray) else deepcopy(action))
+        self.actions.append(
+            action if isinstance(action, np.generic) else deepcopy(action)
+        )  # an array is a row of a buffer
         observation, reward, terminated, truncated, info = self.env.step(action)
-        if (
-            terminated or truncated
-        ):  # an environment that reuses its buffer would overwrite the last observation at the reset
+        if terminated or truncated:  # the reset would overwrite the last observation where its buffer is used again
             observation = deepcopy(observation)
         self.observation = observation
         return observation, reward, terminated, truncated, info
@@ -185,7 +184,7 @@ def _replay(env: Any, state: Mapping[str, Any]) -> bool:
     recorder = next(wrapper for wrapper in _wrappers(env) if isinstance(wrapper, Recorder))
     core = recorder.unwrapped
     if (generator := _get(state, "reset/generator")) is not None:
-        core._np_random = generator
+        core._np_random = _generator(generator)
     taken = {name: _get(state, name) for name in state if name.split("/")[:2] == ["actions", "taken"]}
     try:
         recorder.reset(seed=_get(state, "reset/seed"), options=_get(state, "reset/options"))
@@ -341,7 +340,10 @@ def _decode(state: Mapping[str, Any], value: Any) -> Any:
     return deque(entries, value["maxlen"]) if kind == "deque" else tuple(entries) if kind == "tuple" else entries
 
 
-def _generator(state: dict[str, Any]) -> np.random.Generator:
-    bits = getattr(np.random, state["bit_generator"])()
+def _generator(state: Any) -> np.random.Generator:
+    kinds = {
+        kind.__name__: kind for kind in (np.random.PCG64, np.random.PCG64DXSM, np.random.Philox, np.random.MT19937)
+    }
+    bits = kinds[state["bit_generator"]]()
     bits.state = state
     return np.random.Generator(bits)

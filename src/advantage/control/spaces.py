@@ -54,7 +54,7 @@ class _Flat(Encoder):
         self.size, self.dtype = size, dtype
 
     def forward(self, observation: Tensor) -> Tensor:
-        return observation.flatten(1).to(self.dtype) if observation.dim() != 2 else observation.to(self.dtype)
+        return observation.reshape(len(observation), self.size).to(self.dtype)
 
 
 class _OneHot(Encoder):
@@ -159,10 +159,10 @@ class _Normal(Head):
 
     def forward(self, features: Tensor, mask: Tensor | None) -> Gaussian:
         log_std = self.log_std if self.spread is None else self.log_std + self.spread(features)
-        flat = self.mean(features)
-        if len(self.shape) == 1:
-            return Gaussian(flat, log_std, 1)
-        return Gaussian(flat.unflatten(-1, self.shape), log_std.unflatten(-1, self.shape), len(self.shape))
+        return Gaussian(self._shaped(self.mean(features)), self._shaped(log_std), len(self.shape))
+
+    def _shaped(self, flat: Tensor) -> Tensor:
+        return flat if len(self.shape) == 1 else flat.reshape((*flat.shape[:-1], *self.shape))
 
     def noise(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
         return rng.standard_normal(size=(*shape, self.noise_size))

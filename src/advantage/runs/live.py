@@ -378,8 +378,8 @@ class LiveRun:
             self.note("note", "machine", f"bits may differ from those of an uninterrupted run: {differs}")
 
     def _status(self, state: str, error: str | None = None) -> None:
-        done = {"update": self._update, "steps": self.steps, "total": self._total}
-        self.directory.write_status(state, attempt=self._database.attempt, **done, error=error)
+        reached = {"update": self._update, "steps": self.steps, "total": self._total}
+        self.directory.write_status(state, attempt=self._database.attempt, **reached, error=error)
 
     @property
     def _tick(self) -> int:
