@@ -58,7 +58,9 @@ def objective(new: Evaluation, batch: Batch, now: Settings) -> Tensor:
     """L = E[min(ρÂ, clip(ρ, 1 − ε_low, 1 + ε_high)Â)] − c₁ L_VF + c₂ H, maximised."""
     ratio = likelihood_ratio(new.logp, batch.logp_old)
     policy = clipped_surrogate(ratio, batch.advantages, now.eps_low, now.eps_high, now.dual_clip)
-    gain = policy - now.vf_coef * critic_loss(new, batch, now) + now.ent_coef * new.entropy
+    gain = policy - now.vf_coef * critic_loss(new, batch, now)
+    if now.ent_coef > 0:
+        gain = gain + now.ent_coef * new.entropy
     return token_mean(gain, batch.mask, total=batch.tokens)
 
 

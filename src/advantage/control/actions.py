@@ -33,16 +33,18 @@ class Bounds:
         """Share of continuous action entries (…) that lie outside their bounds; None where there are none."""
         if not self.continuous:
             return None
-        outside, entries = 0, 0
-        for leaf, box in zip(tree_leaves(actions), tree_leaves(self.boxes), strict=True):
-            if box is not None:
-                low, high = box.low, box.high
-                if self.how == "rescale":
-                    low, high = np.where(_finite(box), -1.0, low), np.where(_finite(box), 1.0, high)
-                raw = leaf.numpy() if isinstance(leaf, Tensor) else leaf
-                outside += int(((raw < low) | (raw > high)).sum())
-                entries += raw.size
-        return outside / entries
+        flags = [each for each in tree_leaves(tree_map(self._outside, actions, self.boxes)) if each is not None]
+        return float(sum(each.sum() for each in flags) / sum(each.size for each in flags))
+
+    def _outside(self, leaf: Tensor | Array, box: gym.spaces.Box | None) -> Array | None:
+        if box is None:
+            return None
+        low, high = box.low, box.high
+        if self.how == "rescale":
+            low, high = np.where(_finite(box), -1.0, low), np.where(_finite(box), 1.0, high)
+        raw = leaf.numpy() if isinstance(leaf, Tensor) else leaf
+        outside: Array = (raw < low) | (raw > high)
+        return outside
 
     def _bounded(self, raw: Array, box: gym.spaces.Box | None) -> Array:
         if box is None:

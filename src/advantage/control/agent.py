@@ -16,7 +16,8 @@ from advantage.control.normalization import Normalizer
 from advantage.control.policy import make_policy
 from advantage.control.settings import Control
 from advantage.control.setup import held_out, how_many
-from advantage.control.space_trees import map_leaves, sender
+from advantage.control.space_trees import map_leaves, misfit, sender
+from advantage.errors import UserError
 from advantage.runs.state import restore
 from advantage.trajectory import Policy, Tree, tree_leaves, tree_map
 
@@ -45,7 +46,11 @@ class Agent:
         return cls(target, settings, policy, normalizer, envs.spaces)
 
     def act(self, observation: Tree, deterministic: bool = True, action_mask: Any = None) -> Tree:
-        """The action for an observation, or one for each of a batch of them, as the environment takes it."""
+        """The action for an observation, or one for each of a batch of them, as the environment takes it.
+
+        Raises:
+            UserError: an observation or a mask of another shape, a mask that allows nothing.
+        """
         context, alone = self._context(observation, action_mask)
         actions = self._send(self.choose(context, None if deterministic else self._rng))
         return tree_map(lambda leaf: leaf[0], actions) if alone else actions
@@ -71,17 +76,36 @@ class Agent:
         return held_out(self.target, self.network, self.normalizer, self.settings, seed, episodes)
 
     def _context(self, observation: Tree, action_mask: Any) -> tuple[Tree, bool]:
-        flags = map_leaves(
-            self.observation_space, lambda space, leaf: np.ndim(leaf) == len(space.shape or ()), observation
+        """What the network sees, as a batch, and whether it was one observation alone."""
+        rows, alone = self._rows(observation)
+        if action_mask is None:
+            return {"observation": rows}, alone
+        mask = np.asarray(action_mask, bool)
+        mask = mask[None] if alone else mask
+        self._check_mask(mask, len(next(tree_leaves(rows))))
+        return {"observation": rows, "action_mask": mask}, alone
+
+    def _rows(self, observation: Tree) -> tuple[Tree, bool]:
+        space = self.observation_space
+        try:
+            arrays = map_leaves(space, lambda part, leaf: np.asarray(leaf, part.dtype), observation)
+        except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
+            raise UserError(misfit(space, observation, "observation") or f"observation: {error}") from error
+        if (wrong := misfit(space, arrays, "observation")) is None:
+            return tree_map(lambda array: array[None], arrays), True
+        lengths = map_leaves(
+            space, lambda part, array: len(array) if array.ndim and array.shape[1:] == part.shape else -1, arrays
         )
-        alone = next(tree_leaves(flags))
+        if len(set(tree_leaves(lengths))) > 1 or -1 in tree_leaves(lengths):
+            raise UserError(f"{wrong}; give one observation, or a batch with one axis more in front of every part")
+        return arrays, False
 
-        def row(space: gym.Space[Any], leaf: Any) -> np.ndarray:
-            array = np.asarray(leaf, space.dtype)
-            return array[None] if alone else array
-
-        context = {"observation": map_leaves(self.observation_space, row, observation)}
-        if action_mask is not None:
-            mask = np.asarray(action_mask, bool)
-            context["action_mask"] = mask[None] if alone else mask
-        return context, alone
+    def _check_mask(self, mask: np.ndarray, count: int) -> None:
+        space = self.action_space
+        if not isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete):
+            raise UserError(f"action_mask is for Discrete and MultiDiscrete actions, not for {space}")
+        sizes = [int(space.n)] if isinstance(space, gym.spaces.Discrete) else space.nvec.tolist()
+        if mask.shape != (count, sum(sizes)):
+            raise UserError(f"action_mask is {mask.shape} as a batch; {count} of {space} need {(count, sum(sizes))}")
+        if not np.logical_or.reduceat(mask, np.cumsum([0, *sizes[:-1]]), axis=1).all():
+            raise UserError("action_mask allows no action; allow at least one of every choice")
