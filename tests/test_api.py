@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
 
 import advantage
+from advantage import api
 from advantage.errors import UserError
 
 QUICK = {"steps": 600, "num_steps": 32, "quiet": True}
@@ -74,9 +76,32 @@ def test_arguments_that_cannot_be(tmp_path: Path) -> None:
             advantage.train("ppo", "CartPole-v1", seed=seed, run_dir=tmp_path / "run")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="gae_lambda"):
         advantage.train("ppo", "CartPole-v1", run_dir=tmp_path / "run", lam=0.9)
+    with pytest.raises(UserError, match="algorithm is None"):
+        advantage.train(None, "CartPole-v1", run_dir=tmp_path / "run")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"env_args\.wrapper is"):
+        advantage.train("ppo", lambda: None, run_dir=tmp_path / "run", env_args={"wrapper": print})
     assert not (tmp_path / "run").exists()
     with pytest.raises(UserError, match="no such run"):
         advantage.load(tmp_path / "run")
+
+
+@pytest.mark.parametrize("steps", ["abc", 4600.5, True, 0])
+def test_numbers_that_are_none(run: advantage.Run, steps: Any) -> None:
+    with pytest.raises(UserError, match=f"steps is {steps!r}"):
+        advantage.resume(run.path, steps=steps)
+    with pytest.raises(UserError, match=f"episodes is {steps!r}"):
+        run.evaluate(steps)
+
+
+def test_another_environment_than_the_runs(tmp_path: Path) -> None:
+    run = advantage.train("ppo", lambda: gym.make("CartPole-v1"), run_dir=tmp_path / "run", **QUICK)
+    other = lambda: gym.make("Acrobot-v1")  # noqa: E731
+    for act in (
+        lambda: advantage.load(run.path, env=other).policy,
+        lambda: advantage.resume(run.path, steps=9999, env=other),
+    ):
+        with pytest.raises(UserError, match="are not the run's"):
+            act()
 
 
 def test_a_run_is_known_by_what_it_is(run: advantage.Run) -> None:
@@ -93,3 +118,11 @@ def test_an_episode_as_a_moving_picture(run: advantage.Run, tmp_path: Path) -> N
         assert picture.n_frames > 1
     with pytest.raises(UserError, match=r"\.mp4"):
         record(run.policy, tmp_path / "episode.mp4", seed=0)
+
+
+def test_the_plan_says_how_many_environments_there_are() -> None:
+    def make() -> gym.Env[Any, Any]:
+        return gym.make("CartPole-v1")
+
+    found = [api.plan("ppo", target, 0, {}).settings.num_envs for target in ([make] * 3, make(), make)]
+    assert found == [3, 1, 8]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +47,12 @@ MISTAKES = {
     "no file": (["train", "ppo", "CartPole-v1", "--config", "nowhere.toml"], "nowhere.toml"),
     "missing run": (["eval", "nowhere"], "nowhere"),
     "missing argument": (["compare"], "RUN"),
+    "dry environment": (["train", "ppo", "CartPole-v9", "--dry-run"], "CartPole-v1"),
+    "dry argument": (["train", "ppo", "CartPole-v1", "--dry-run", "--env", "colour=red"], "colour"),
+    "long directory": (["train", "ppo", "CartPole-v1", "--run-dir", "x" * 300], "too long"),
+    "long target": (["train", "ppo", "x" * 300], "unknown environment"),
+    "long run": (["eval", "x" * 300], "no such run"),
+    "target no text": (["train", "ppo", "Cart\udcff-v1"], "UTF-8"),
     "space": (["train", "ppo", "tests.test_cli:Words-v0"], "Text"),
 }
 
@@ -62,7 +70,14 @@ def test_a_mistake_is_one_line_and_exit_code_2_and_leaves_nothing(
 
 @pytest.mark.parametrize(
     ("text", "told"),
-    [("gamma = ", "TOML"), ("gama = 0.9", "gamma"), ("settings = 3", "3"), ("[settings]\ngamma = 'x'", "'x'")],
+    [
+        ("steps = 9\n[settings]\ngamma = 0.9", "steps stands beside [settings]"),
+        ("seed = 'x'\n[settings]\ngamma = 0.9", "seed is 'x'"),
+        ("gamma = ", "TOML"),
+        ("gama = 0.9", "gamma"),
+        ("settings = 3", "3"),
+        ("[settings]\ngamma = 'x'", "'x'"),
+    ],
 )
 def test_a_bad_settings_file(
     text: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -121,6 +136,105 @@ def test_every_command_has_help_and_json(run: Path, tmp_path: Path, capsys: pyte
         json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
+@pytest.mark.parametrize(("arguments", "key"), [(["algorithms"], "algorithms"), (["runs"], "runs")])
+def test_lists_stand_under_a_key(arguments: list[str], key: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = [str(run.parent)] if arguments == ["runs"] else []
+    assert main([*arguments, *place, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])[key]
+
+
+def test_an_error_is_json_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", "nowhere", "--json"]) == 2
+    assert json.loads(capsys.readouterr().out) == {"error": "nowhere: there is no such run", "exit": 2}
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [(["--steps", "100"], "usage:"), (["--seed", "3", "ppo"], "minibatch_size"), (["pp0"], "did you mean ppo")],
+)
+def test_help_wherever_it_is_asked(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with contextlib.suppress(SystemExit):
+        main(["train", *words, "--help"])
+    assert told in "".join(capsys.readouterr())
+
+
+def test_a_broken_run_is_listed_beside_the_others(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(run, tmp_path / "a")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "config.toml").write_text("format =")
+    assert main(["runs", str(tmp_path), "--json"]) == 0
+    *text, last = capsys.readouterr().out.splitlines()
+    assert [row["state"] for row in json.loads(last)["runs"]] == ["finished", "unreadable"]
+    assert "cannot be read" in text[-1]
+
+
+@pytest.mark.parametrize("path", ["episode.mp4", "/proc/episode.gif"])
+def test_a_video_that_cannot_be_is_refused_before_the_episodes(
+    path: str, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(advantage.Run, "evaluate", lambda *_: pytest.fail("episodes were played"))
+    assert main(["eval", str(run), "--video", path]) == 2
+    assert path in capsys.readouterr().err
+
+
+def test_resume_keeps_the_last_total_and_says_what_it_did(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "run"
+    shutil.copytree(run, path)
+    about = json.loads((path / "status.json").read_text())
+    steps = about["steps"]
+    (path / "status.json").write_text(json.dumps({**about, "state": "stopped", "total": steps + 5000}))
+    assert main(["resume", str(path), "--steps", str(steps + 256), "--quiet"]) == 0
+    assert "next: advantage eval" in capsys.readouterr().out
+    assert main(["resume", str(path), "--quiet"]) == 0
+    assert "is finished" in capsys.readouterr().out
+    status = advantage.load(path).reader.status()
+    assert status["total"] == steps + 256 and status["steps"] < steps + 512
+    assert main(["report", str(path)]) == 0
+    assert f"a resume made them {steps + 256:,}" in (path / "report.html").read_text()
+
+
+def test_a_torn_status_and_a_torn_rollout_stop_no_command(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "run"
+    shutil.copytree(run, path)
+    (path / "status.json").write_text('{"state": "fin')
+    (path / "rollout" / "rollout.safetensors").write_bytes(b"")
+    for command in ("report", "doctor", "runs", "compare"):
+        assert main([command, str(path.parent if command == "runs" else path)]) == 0
+    assert "rollout.safetensors: cannot be read" in (path / "report.html").read_text()
+    assert main(["explain", str(path)]) == 2
+    capsys.readouterr()
+    assert main(["resume", str(path)]) == 0
+    told = capsys.readouterr()
+    assert "status.json could not be read" in told.err and "is finished" in told.out
+
+
+@pytest.mark.parametrize(
+    ("line", "instead", "told"),
+    [
+        ("network = [64, 64]", "network = [32]", "are not the run's"),
+        ("gamma = 0.98", "gamma = 'zz'", "gamma is 'zz'; it must be a number"),
+    ],
+)
+def test_settings_that_a_pen_has_spoilt(
+    line: str, instead: str, told: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    config = tmp_path / "run" / "config.toml"
+    text = config.read_text()
+    assert line in text
+    config.write_text(text.replace(line, instead))
+    for command in (["eval"], ["explain"], ["resume", "--steps", "9999"]):
+        assert main([*command, str(tmp_path / "run")]) == 2
+        assert told in capsys.readouterr().err
+    assert main(["report", str(tmp_path / "run")]) == (2 if "zz" in instead else 0)
+
+
 def test_eval_prints_what_scripts_read(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", str(run), "--episodes", "3", "--json"]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -129,14 +243,26 @@ def test_eval_prints_what_scripts_read(run: Path, capsys: pytest.CaptureFixture[
 
 def test_dry_run_prints_settings_that_a_file_can_hold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (
-        main(["train", "ppo", "CartPole-v1", "--dry-run", "--set", "gamma=0.9", "--env", "sutton_barto_reward=true"])
+        main(
+            [
+                "train",
+                "ppo",
+                "CartPole-v1",
+                "--dry-run",
+                "--seed=7",
+                "--set=gamma=0.9",
+                "--env=sutton_barto_reward=true",
+            ]
+        )
         == 0
     )
     (tmp_path / "printed.toml").write_text(printed := capsys.readouterr().out)
     arguments = ["train", "ppo", "CartPole-v1", "--dry-run", "--config", str(tmp_path / "printed.toml")]
     assert main(arguments) == 0
     assert capsys.readouterr().out == printed
-    assert "gamma = 0.9" in printed and "sutton_barto_reward" in printed
+    assert "gamma = 0.9" in printed and "sutton_barto_reward" in printed and "seed = 7" in printed
+    assert main([*arguments, "--seed", "8"]) == 0
+    assert capsys.readouterr().out == printed.replace("seed = 7", "seed = 8")
 
 
 def test_a_mistyped_command_and_help_import_nothing_heavy() -> None:

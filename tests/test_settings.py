@@ -90,6 +90,7 @@ def refusal(**given: Any) -> str:
         ("bound", "none", None),
         ("bound", "4", 4.0),
         ("table", {"continuous": True}, {"continuous": True}),
+        ("table", "{gravity=1.5}", {"gravity": 1.5}),
     ],
 )
 def test_text_python_and_toml_mean_the_same(name: str, value: Any, expected: Any) -> None:
@@ -106,6 +107,14 @@ def test_text_python_and_toml_mean_the_same(name: str, value: Any, expected: Any
         ("whole", True, "whole is True; it must be a whole number"),
         ("whole", None, "whole is None; it must be a whole number"),
         ("whole", math.inf, "whole is inf; it must be a whole number"),
+        ("whole", 2**63, "whole is about 2^64; it must be below 2^63"),
+        pytest.param("whole", "9" * 400, "whole is about 2^1329; it must be below 2^63", id="400 digits"),
+        pytest.param("whole", "9" * 5000, "…; it must be a whole number", id="5000 digits"),
+        ("sizes", (64, 10**30), "sizes is about 2^100; it must be below 2^63"),
+        pytest.param("rate", "9" * 400, "rate is inf; it must be finite", id="a rate of 400 digits"),
+        pytest.param("real", -(10**400), "real is -inf; it must be finite", id="a real of 400 digits"),
+        ("table", "foo", "table is 'foo'; it must be names and values such as {gravity = 9.8}"),
+        ("table", {1: 2}, "table is {1: 2}; it must be names and values such as {gravity = 9.8}"),
         ("whole", 0, "whole is 0; it must be at least 1"),
         ("whole", "-5", "whole is -5; it must be at least 1"),
         ("real", 1.5, "real is 1.5; it must be in 0 … 1"),

@@ -23,7 +23,7 @@ from advantage.errors import NonFinite
 from advantage.runs.live import Update
 from advantage.settings import Schedule
 from advantage.trajectory import Batch, Evaluation, Rollout, tree_map
-from advantage.update import Step, ascend, descend, estimate, minibatches, schedule, statistics
+from advantage.update import Step, ascend, descend, estimate, minibatches, schedule, scored, statistics
 
 NAN = float("nan")
 LENGTHS = (3, 5, 0, 1, 4, 2, 5)  # of seven completions; the third was filtered out
@@ -528,6 +528,7 @@ def test_statistics_are_what_their_names_say() -> None:
     taken = steps[:2]
     logp, logp_old = column(lambda s: s.new.logp, taken), column(lambda s: s.batch.logp_old, taken)
     ratio, a = np.exp(logp - logp_old), column(lambda s: s.batch.advantages, taken)
+    refused = np.exp(column(lambda s: s.new.logp, steps[2:]) - column(lambda s: s.batch.logp_old, steps[2:]))
     first = np.exp(column(lambda s: s.new.logp, steps[:1]) - column(lambda s: s.batch.logp_old, steps[:1]))
     v, r = column(lambda s: s.new.values, taken), column(lambda s: s.batch.returns, taken)
     fresh_a, fresh_r, fresh_v = (x[data.mask].numpy() for x in (data.advantages, data.returns, data.values_old))
@@ -535,11 +536,12 @@ def test_statistics_are_what_their_names_say() -> None:
         "learning_rate": 0.25,
         "minibatches": 2,
         "stopped_early": 1,
-        "gradient_norm": 2.0,
-        "gradient_norm_max": 3.0,
-        "loss": -1.5,
+        "gradient_norm": 1.5,
+        "gradient_norm_max": 2.0,
+        "loss": -1.0,
         "first_ratio_error": np.abs(first - 1).max(),
         "approx_kl": np.mean(ratio - 1 - np.log(ratio)),
+        "stopping_kl": np.mean(refused - 1 - np.log(refused)),
         "ratio_min": ratio.min(),
         "ratio_max": ratio.max(),
         "clip_fraction": np.mean((ratio < 0.9) | (ratio > 1.3)),
@@ -583,12 +585,10 @@ def test_what_has_no_spread_and_what_is_not_there() -> None:
 def rates(total: int, rollout: int, numerics: str) -> tuple[list[float], list[Any]]:
     """Learning rates and clip ranges of a run of `total` steps, `rollout` steps an update."""
     optimizer = torch.optim.SGD(Line([1.0]).parameters(), lr=9.0)
-    mask = torch.ones(1, rollout, dtype=torch.bool)
-    collected = Rollout(None, mask.long(), mask, ~mask, ~mask)
     now = Now(learning_rate="lin_2.0", eps_low="lin_0.2", numerics=numerics)  # type: ignore[arg-type]
     found, clips = [], []
     for index, steps in enumerate(range(0, total, rollout)):
-        moment = schedule(now, Update(index, steps, total), collected, optimizer)
+        moment = schedule(now, Update(index, steps, total), rollout, optimizer)
         assert optimizer.param_groups[0]["lr"] == moment.learning_rate
         found.append(moment.learning_rate)
         clips.append(moment.eps_low)
@@ -611,17 +611,56 @@ def test_sb3_reads_it_behind_the_rollout_and_never_below_0(total: int, rollout: 
     assert found[-1] == 0.0
 
 
-def test_reset_rows_are_no_steps_of_a_schedule() -> None:
-    optimizer = torch.optim.SGD(Line([1.0]).parameters(), lr=9.0)
-    mask = torch.tensor([[True, False, True, True]])
-    collected = Rollout(None, mask.long(), mask, ~mask & mask, ~mask & mask)
-    now = schedule(Now(learning_rate="lin_1.0", numerics="sb3"), Update(0, 0, 10), collected, optimizer)
-    assert now.learning_rate == pytest.approx(0.7)
-
-
 def test_a_gather_an_epoch_keeps_trees_in_step() -> None:
     """Every leaf of a nested context moves with its row."""
     base = numbered(9)
     nested = base.replace(context={"a": (base.context["x"], base.context["x"].expand(9, 3)), "b": base.actions})
     for batch in minibatches(nested, 2, 4, np.random.default_rng(2)):
         tree_map(lambda leaf, batch=batch: close(leaf[:, 0].float(), batch.actions[:, 0].float()), batch.context)
+
+
+# --- micro-batches by tokens ---
+
+
+@dataclass(frozen=True)
+class ByTokens(Now):
+    micro_tokens: int | None = None
+
+
+def sized(unit: Tensor | None = None) -> Batch:
+    return language_batch(unit).replace(length=torch.tensor(LENGTHS) + PROMPT)
+
+
+@pytest.mark.parametrize("budget", [1, 6, 12, 25, 1000])
+@pytest.mark.parametrize("unit", [None, GROUP], ids=["rows", "groups"])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_a_split_by_tokens_keeps_gradient_units_and_budget(
+    budget: int, unit: Tensor | None, reduction: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Batch] = []
+    evaluate = Tokens.evaluate
+    monkeypatch.setattr(Tokens, "evaluate", lambda self, batch: (seen.append(batch), evaluate(self, batch))[1])
+    gradients = []
+    for tokens in (None, budget):
+        policy = tokens_policy()
+        seen.clear()
+        now = ByTokens(reduction=reduction, micro_tokens=tokens)
+        step = ascend(policy, torch.optim.SGD(policy.parameters(), lr=0.0), grpo, sized(unit), now)
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in policy.parameters()]))
+        torch.testing.assert_close(step.new.logp, evaluate(policy, step.batch).logp.detach())
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-10, atol=1e-12)
+    widths = [int(part.length.max()) for part in seen]
+    assert widths == sorted(widths, reverse=True), "what needs most memory comes first"
+    if unit is None:
+        assert all(len(part) * width <= max(budget, width) for part, width in zip(seen, widths, strict=True))
+    else:
+        assert sum(len(part.unit.unique()) for part in seen) == 3, "no unit is parted"
+
+
+@pytest.mark.parametrize("tokens", [None, 4, 11])
+@pytest.mark.parametrize("rows", [None, 2])
+def test_scores_come_back_row_for_row(tokens: int | None, rows: int | None) -> None:
+    policy, data = tokens_policy(), sized()
+    found = scored(policy, data, ByTokens(micro_tokens=tokens, micro_batch=rows))
+    torch.testing.assert_close(found.logp, policy.evaluate(data).logp.detach())
+    assert not found.logp.requires_grad

@@ -1,8 +1,8 @@
 """Adam over one flat vector: a small network's step costs its arithmetic, not a call for every parameter.
 
-The parameters of the module become views of one vector and their gradients views of another, so that the norm, the clip
-and the step are a handful of operations in all, and the numbers are those of `torch.optim.Adam`. Its state is still
-named by parameter. It is made after the module has its final dtype and device.
+The trainable parameters of the module become views of one vector and their gradients views of another, so that the
+norm, the clip and the step are a handful of operations in all, and the numbers are those of `torch.optim.Adam`. Its
+state is still named by parameter. It is made after the module has its final dtype and device.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class FlatAdam:
     """
 
     def __init__(self, module: nn.Module, learning_rate: float, eps: float) -> None:
-        named = dict(module.named_parameters())
+        named = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
         self._sizes = {name: parameter.numel() for name, parameter in named.items()}
         self._flat = torch.cat([parameter.detach().reshape(-1) for parameter in named.values()])
         self._flat.grad = torch.zeros_like(self._flat)

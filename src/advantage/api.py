@@ -7,12 +7,14 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from advantage.algorithms import find, module, tuned
+from advantage.algorithms import ALGORITHMS, find, module, tuned
 from advantage.errors import UserError
-from advantage.runs.directory import RunDirectory
+from advantage.runs.directory import RunDirectory, read_status
 from advantage.runs.reader import RunReader
 from advantage.settings import plain_value, resolve, to_dict, to_toml
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
     from advantage.control.agent import Agent
     from advantage.control.evaluation import Score
+
+HEAD = {"format", "algorithm", "target", "seed", "command", "versions"}  # what stands above [settings]
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ def train(
     algorithm: str,
     env_or_model: Any,
     *,
-    seed: int = 0,
+    seed: int | None = None,
     run_dir: str | Path | None = None,
     quiet: bool = False,
     config: str | Path | None = None,
@@ -60,10 +64,10 @@ def train(
     Args:
         algorithm: a name that `advantage algorithms` lists.
         env_or_model: a Gymnasium id, an environment, a constructor, or a list of constructors.
-        seed: of every random stream, ≥ 0.
+        seed: of every random stream, ≥ 0; None for the one that `config` names, else 0.
         run_dir: absent or empty; None for runs/<algorithm>-<target>-s<seed>-<short id>.
         quiet: no progress.
-        config: a TOML file of settings; `settings` override it.
+        config: a TOML file of settings, such as `--dry-run` prints; `settings` override it.
         command: what to record as the command, for the command line.
         settings: by name; the rest is tuned for the environment where we have measured one, else the default.
 
@@ -72,10 +76,10 @@ def train(
         RunFailed: the run began and could not go on; it can be resumed.
     """
     planned = plan(algorithm, env_or_model, seed, settings, config)
-    command = command or f"advantage.train({algorithm!r}, {planned.target_name!r}, seed={seed})"
+    command = command or f"advantage.train({algorithm!r}, {planned.target_name!r}, seed={planned.seed})"
     tables = {"settings": to_dict(planned.settings)}
     with RunDirectory.create(
-        run_dir, algorithm=algorithm, target=planned.target_name, seed=seed, command=command, tables=tables
+        run_dir, algorithm=algorithm, target=planned.target_name, seed=planned.seed, command=command, tables=tables
     ) as directory:
         _run(directory, planned, quiet=quiet, resume=False)
     return Run(directory.path, env=None if isinstance(env_or_model, str) else env_or_model)
@@ -89,7 +93,7 @@ def resume(run_dir: str | Path, *, steps: int | None = None, env: Any = None, qu
 
     Args:
         run_dir: of the run.
-        steps: the new total, more than the steps done; None keeps the run's own.
+        steps: the new total, more than the steps that are done; None keeps the one the run has.
         env: the environment, where the run was given a Python object.
 
     Raises:
@@ -99,15 +103,18 @@ def resume(run_dir: str | Path, *, steps: int | None = None, env: Any = None, qu
     reader = RunReader(run_dir)
     planned = _plan_of(reader, env)
     status = reader.status()
-    total = max(planned.settings.steps, status.get("total") or 0) if steps is None else steps
     completed = status.get("steps") or 0
-    if steps is not None and steps <= completed:
-        raise UserError(f"steps is {steps}; the run has done {completed}, give more")
+    asked = None if steps is None else _whole("steps", steps, 1)
+    if asked is not None and asked <= completed:
+        raise UserError(f"steps is {asked}; the run has done {completed}, give more")
+    total = asked or status.get("total") or planned.settings.steps
     if status["state"] == "finished" and total <= completed:
         return Run(run_dir, env=env)
     planned = dataclasses.replace(planned, settings=dataclasses.replace(planned.settings, steps=total))
+    torn = (reader.path / "status.json").exists() and not read_status(reader.path)
+    opening = {"status": "status.json could not be read; the last checkpoint told the steps and the total"}
     with RunDirectory.open(run_dir) as directory:
-        _run(directory, planned, quiet=quiet, resume=True)
+        _run(directory, planned, quiet=quiet, resume=True, opening=opening if torn else {})
     return Run(run_dir, env=env)
 
 
@@ -154,8 +161,8 @@ class Run:
             seed: of the environments, ≥ 0.
             which: as for `agent`.
         """
-        if episodes < 1 or seed < 0:
-            raise UserError(f"episodes is {episodes} and seed {seed}; they must be at least 1 and at least 0")
+        _whole("episodes", episodes, 1)
+        _whole("seed", seed, 0)
         return self.agent(which).evaluate(episodes, seed)
 
     def metrics(self) -> dict[str, np.ndarray]:
@@ -168,29 +175,70 @@ class Run:
         return f"Run({str(self.path)!r}: {config['algorithm']} on {config['target']}, {self.reader.status()['state']})"
 
 
-def plan(algorithm: str, target: Any, seed: int, given: Mapping[str, Any], config: str | Path | None = None) -> Plan:
+def plan(
+    algorithm: str, target: Any, seed: int | None, given: Mapping[str, Any], config: str | Path | None = None
+) -> Plan:
     """Everything that can be known before a run: defaults, then tuned, then the file's, then the given settings.
 
     Raises:
         UserError: an unknown algorithm or setting, a value of the wrong kind or out of range, an unreadable file.
     """
+    if not isinstance(algorithm, str):
+        raise UserError(f"algorithm is {algorithm!r}; it must be a name: {', '.join(ALGORITHMS)}")
     find(algorithm)
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
-        raise UserError(f"seed is {seed!r}; it must be a whole number from 0")
     best = tuned(algorithm, target) if isinstance(target, str) else {}
-    chosen = {**best, **(_read_settings(config) if config is not None else {}), **given}
-    if "env_args" in given:
+    filed, filed_seed = ({}, 0) if config is None else _read_settings(config)
+    seed = _whole("seed", filed_seed if seed is None else seed, 0)
+    chosen = {**best, **filed, **given}
+    if isinstance(given.get("env_args"), Mapping):
         chosen["env_args"] = {name: plain_value(value) for name, value in given["env_args"].items()}
+    if find(algorithm).world == "control" and not isinstance(target, str):
+        from advantage.control.targets import count
+
+        if (own := count(target)) is not None:
+            chosen.setdefault("num_envs", own)
     settings = resolve(module(algorithm).Settings, chosen)
     return Plan(algorithm, target, seed, settings, {name: best[name] for name in best if chosen[name] == best[name]})
 
 
-def _run(directory: RunDirectory, planned: Plan, *, quiet: bool, resume: bool) -> None:
+def check_target(planned: Plan) -> None:
+    """Looks for the environment and at the names of its arguments; none is made.
+
+    Raises:
+        UserError: an id that does not exist, an argument that it does not have, a missing extra.
+    """
+    if find(planned.algorithm).world == "control":
+        from advantage.control import targets
+
+        targets.resolve(planned.target, planned.settings.num_envs, planned.settings.env_args, render_mode=None)
+
+
+def recorded_settings(reader: RunReader) -> Any:
+    """The settings that a run began with, from its config.toml.
+
+    Raises:
+        UserError: an algorithm that does not exist, or values that cannot be.
+    """
+    try:
+        return resolve(module(reader.config["algorithm"]).Settings, reader.config["settings"])
+    except UserError as error:
+        raise UserError(f"{reader.path}/config.toml: {error}") from error
+
+
+def _run(
+    directory: RunDirectory,
+    planned: Plan,
+    *,
+    quiet: bool,
+    resume: bool,
+    opening: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     from advantage.runs.live import LiveRun
 
     settings = planned.settings
     names = ", ".join(planned.tuned)
-    opening = {"settings": f"tuned for {planned.target} in algorithms/tuned.toml: {names}"} if names else {}
+    if names:
+        opening = {**opening, "settings": f"tuned for {planned.target} in algorithms/tuned.toml: {names}"}
     with LiveRun(
         directory,
         checkpoint_every=settings.checkpoint_every,
@@ -211,22 +259,31 @@ def _plan_of(reader: RunReader, env: Any) -> Plan:
         if env is None:
             raise UserError(f"{reader.path} was given a Python object ({target[7:]}); give it again as env=")
         target = env
-    settings = resolve(module(config["algorithm"]).Settings, config["settings"])
-    return Plan(config["algorithm"], target, config["seed"], settings, {})
+    return Plan(config["algorithm"], target, config["seed"], recorded_settings(reader), {})
 
 
-def _read_settings(path: str | Path) -> dict[str, Any]:
-    """Settings from a TOML file: top-level names, or those of its [settings] table (as `--dry-run` prints them)."""
+def _read_settings(path: str | Path) -> tuple[dict[str, Any], Any]:
+    """Settings and seed of a TOML file: its top-level names and 0, or its [settings] and the seed that stands above."""
     try:
         content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such settings file") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as TOML: {error}") from error
-    table = content.get("settings", content)
+    if "settings" not in content:
+        return content, 0
+    table = content.pop("settings")
     if not isinstance(table, dict):
         raise UserError(f"{path}: settings is {table!r}; it must be a table")
-    return table
+    if lost := ", ".join(sorted(content.keys() - HEAD)):
+        raise UserError(f"{path}: {lost} stands beside [settings]; a setting belongs into it")
+    return table, content.get("seed", 0)
+
+
+def _whole(name: str, value: Any, low: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral) or not low <= int(value) < 2**63:
+        raise UserError(f"{name} is {value!r}; it must be a whole number from {low}")
+    return int(value)
 
 
 def _object_name(target: Any) -> str:

@@ -12,8 +12,10 @@ from typing import Any, NoReturn
 from advantage.errors import RunFailed, UserError, nearest
 from advantage.settings import parse_pairs, plain_value
 
-Answer = tuple[Any, str]
+Answer = tuple[dict[str, Any] | list[dict[str, Any]], str]
 """What a command found: for `--json`, and as text for a person."""
+
+CODES: dict[type[BaseException], int] = {UserError: 2, RunFailed: 1, KeyboardInterrupt: 130}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -27,21 +29,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code: 0 done, 1 failed, 2 the user's mistake, 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _run(arguments)
-    except UserError as error:
-        return _complain(error, 2)
-    except RunFailed as error:
-        return _complain(error, 1)
-    except KeyboardInterrupt as error:
-        return _complain(error, 130)
+        try:
+            return _run(arguments)
+        except tuple(CODES) as error:
+            return _complain(error, "--json" in arguments)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
 
 def _run(arguments: list[str]) -> int:
-    if arguments[:1] == ["train"] and {"-h", "--help"} & set(arguments) and len(arguments) > 2:
-        print(_help_of_algorithm(next(word for word in arguments[1:] if not word.startswith("-"))))
+    if arguments[:1] == ["train"] and {"-h", "--help"} & set(arguments) and (name := _algorithm_in(arguments[1:])):
+        print(_help_of_algorithm(name))
         return 0
     parser = _parser()
     if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
@@ -52,19 +51,26 @@ def _run(arguments: list[str]) -> int:
         return 0
     found, text = options.command(options)
     if text:
-        print(text)
+        encoding = sys.stdout.encoding or "utf-8"
+        print(text.encode(encoding, "backslashreplace").decode(encoding))  # a path may hold what no encoding can say
     if options.json:
-        from advantage.runs.encode import dumps
-
-        print(dumps(found))
+        _print_json(found)
     return 1 if isinstance(found, dict) and found.get("failed") else 0
 
 
-def _complain(error: BaseException, code: int) -> int:
-    line = " ".join(str(error).split())
-    if line:
-        print(f"advantage: {line}", file=sys.stderr)
+def _complain(error: BaseException, json: bool) -> int:
+    line = " ".join(str(error).split()) or "interrupted"
+    code = next(code for kind, code in CODES.items() if isinstance(error, kind))
+    print(f"advantage: {line}", file=sys.stderr)
+    if json:
+        _print_json({"error": line, "exit": code})
     return code
+
+
+def _print_json(found: Any) -> None:
+    from advantage.runs.encode import dumps
+
+    print(dumps(found))
 
 
 def algorithms(options: argparse.Namespace) -> Answer:
@@ -72,7 +78,7 @@ def algorithms(options: argparse.Namespace) -> Answer:
     from advantage.algorithms import ALGORITHMS
 
     rows = [{"name": name, "world": entry.world, "summary": entry.summary} for name, entry in ALGORITHMS.items()]
-    return rows, "\n".join(f"{row['name']:<8}{row['world']:<10}{row['summary']}" for row in rows)
+    return {"algorithms": rows}, "\n".join(f"{row['name']:<8}{row['world']:<10}{row['summary']}" for row in rows)
 
 
 def train(options: argparse.Namespace) -> Answer:
@@ -91,8 +97,10 @@ def train(options: argparse.Namespace) -> Answer:
     seed = plain_value(options.seed)
     if options.dry_run:
         planned = api.plan(options.algorithm, options.target, seed, given, options.config)
-        return {"algorithm": planned.algorithm, "settings": vars(planned.settings)}, planned.toml()
-    command = " ".join(["advantage", *sys.argv[1:]])
+        api.check_target(planned)
+        head = {"algorithm": planned.algorithm, "target": planned.target, "seed": planned.seed}
+        return {**head, "settings": vars(planned.settings)}, planned.toml()
+    command = " ".join(["advantage", *sys.argv[1:]]).encode("utf-8", "backslashreplace").decode()
     run = api.train(
         options.algorithm, options.target, seed=seed, run_dir=options.run_dir, quiet=options.quiet,
         config=options.config, command=command, **given,
@@ -105,10 +113,10 @@ def resume(options: argparse.Namespace) -> Answer:
     from advantage import api
 
     steps = None if options.steps is None else _whole("--steps", options.steps)
-    before = api.load(options.run).reader.status()
+    before = api.load(options.run).reader.status().get("steps") or 0
     run = api.resume(options.run, steps=steps, quiet=options.quiet)
-    if before["state"] == "finished" and steps is None:
-        return _summary(run), f"{run.path} is finished ({before['steps']:,} steps); --steps N extends it"
+    if run.reader.status().get("steps") == before:
+        return _summary(run), f"{run.path} is finished ({before:,} steps); --steps N extends it"
     return _finished(run)
 
 
@@ -121,29 +129,31 @@ def evaluate(options: argparse.Namespace) -> Answer:
     if not isinstance(which, int) and which not in ("last", "best"):
         raise UserError(f"--checkpoint is {which!r}; it must be last, best, or the step of a checkpoint")
     seed, episodes = _whole("--seed", options.seed), _whole("--episodes", options.episodes)
+    if options.video:  # first: what forbids it is then known before all the episodes
+        from advantage.control.video import record
+
+        record(run.agent(which), Path(options.video), seed)
     score = run.evaluate(episodes, seed, which)
     lengths_mean = float(score.lengths.mean())
     found = {"mean": score.mean, "std": score.std, "episodes": len(score.returns), "lengths_mean": lengths_mean}
     text = f"return {score.mean:.2f} ± {score.std:.2f} over {len(score.returns)} episodes of {lengths_mean:.1f} steps"
     if options.video:
-        from advantage.control.video import record
-
-        record(run.agent(which), Path(options.video), seed)
         text += f"\nvideo: {options.video}"
     return found, text
 
 
 def runs(options: argparse.Namespace) -> Answer:
     """List the runs in a folder."""
-    from advantage.runs.reader import RunReader
-
     folder = Path(options.folder)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise UserError(f"{folder}: there is no such folder")
-    rows = [_row(RunReader(path.parent)) for path in sorted(folder.glob("*/config.toml"))]
-    lines = [f"{row['run']:<44}{row['state']:<10}{row['steps'] or 0:>12,}  {_number(row['return'])}" for row in rows]
-    head = f"{'run':<44}{'state':<10}{'steps':>12}  return"
-    return rows, "\n".join([head, *lines]) if rows else f"{folder}: no runs"
+    rows = [_listed(path.parent) for path in sorted(folder.glob("*/config.toml"))]
+    lines = [
+        f"{row['run']:<44}{row['state']:<12}{row['steps'] or 0:>12,}  {row.get('error') or _number(row['return'])}"
+        for row in rows
+    ]
+    head = f"{'run':<44}{'state':<12}{'steps':>12}  return"
+    return {"runs": rows}, "\n".join([head, *lines]) if rows else f"{folder}: no runs"
 
 
 def compare(options: argparse.Namespace) -> Answer:
@@ -183,9 +193,8 @@ def explain(options: argparse.Namespace) -> Answer:
     from advantage.views import explain as explanation
 
     update = None if options.update is None else _whole("--update", options.update)
-    ladder = explanation.explain(
-        options.run, update, _whole("--stream", options.stream), _whole("--step", options.step)
-    )
+    step = None if options.step is None else _whole("--step", options.step)
+    ladder = explanation.explain(options.run, update, _whole("--stream", options.stream), step)
     return [vars(rung) for rung in ladder.rungs], explanation.render(ladder)
 
 
@@ -227,7 +236,9 @@ def _parser() -> _Parser:
     options["export"].add_argument("--out", metavar="DIR", help="where to (a folder in the run)")
     options["explain"].add_argument("--update", metavar="N", help="which update (the one whose rollout is kept)")
     options["explain"].add_argument("--stream", default="0", metavar="K", help="environment, from 0")
-    options["explain"].add_argument("--step", default="0", metavar="T", help="time step in the rollout, from 0")
+    options["explain"].add_argument(
+        "--step", metavar="T", help="time step in the rollout, from 0; else the first decision"
+    )
     return parser
 
 
@@ -235,18 +246,26 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "`advantage train ALGORITHM --help` lists the algorithm's settings with units and defaults."
     parser.add_argument("algorithm", metavar="ALGORITHM", help="`advantage algorithms` lists them")
     parser.add_argument("target", metavar="TARGET", help="a Gymnasium id; module:Env-v0 imports the module first")
-    parser.add_argument("--seed", default="0", metavar="N", help="of every random stream (0)")
+    parser.add_argument("--seed", metavar="N", help="of every random stream (the config file's, else 0)")
     parser.add_argument("--run-dir", metavar="DIR", help="absent or empty (runs/<algorithm>-<target>-s<seed>-<id>)")
     parser.add_argument("--steps", metavar="N", help="budget in environment steps")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting; repeatable")
     parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="an environment's argument")
-    parser.add_argument("--config", metavar="FILE", help="settings in TOML; --set overrides")
+    parser.add_argument("--config", metavar="FILE", help="settings in TOML, as --dry-run prints them; --set overrides")
     parser.add_argument("--eval-every", metavar="N", help="steps between held-out evaluations; keeps the best policy")
     parser.add_argument(
         "--checkpoint-every", metavar="SECONDS", help="seconds between checkpoints; 0 every update (10)"
     )
     parser.add_argument("--dry-run", action="store_true", help="print the resolved settings and start nothing")
     parser.add_argument("--quiet", action="store_true", help="no progress")
+
+
+def _algorithm_in(words: Sequence[str]) -> str | None:
+    """The algorithm whose help is asked for: a word that names one, else the word in its place; None where neither."""
+    from advantage.algorithms import ALGORITHMS
+
+    placed = words[0] if not words[0].startswith("-") else None
+    return next((word for word in words if word in ALGORITHMS), placed)
 
 
 def _help_of_algorithm(name: str) -> str:
@@ -275,6 +294,16 @@ def _finished(run: Any) -> Answer:
 def _summary(run: Any) -> dict[str, Any]:
     row = _row(run.reader)
     return {"run": row["run"], "state": row["state"], "steps": row["steps"], "return": row["return"]}
+
+
+def _listed(path: Path) -> dict[str, Any]:
+    """A run's row; a broken one must not take the others with it."""
+    from advantage.runs.reader import RunReader
+
+    try:
+        return _row(RunReader(path))
+    except UserError as error:
+        return {"run": str(path), "state": "unreadable", "steps": None, "return": None, "error": str(error)}
 
 
 def _row(reader: Any) -> dict[str, Any]:

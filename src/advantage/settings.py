@@ -171,7 +171,7 @@ def plain_value(text: Any) -> Any:
         return text
     try:
         found = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+    except ValueError:  # no TOML, or more digits than Python reads
         return {"True": True, "False": False}.get(text, _loose_number(text))
     return found["value"] if len(found) == 1 else text
 
@@ -205,7 +205,7 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
             return converted
     if str in allowed and isinstance(value, str) and _is_schedule(value):
         return value
-    raise UserError(f"{name} is {value!r}; it must be {_kind_name(hint)}")
+    raise UserError(f"{name} is {_brief(value)}; it must be {_kind_name(hint)}")
 
 
 def _as(kind: Any, plain: Any) -> Any:
@@ -217,14 +217,22 @@ def _as(kind: Any, plain: Any) -> Any:
         whole = isinstance(plain, int) or (isinstance(plain, float) and plain.is_integer())
         return int(plain) if whole else None
     if kind is float:
-        return float(plain) if isinstance(plain, int | float) else None
+        return _real(plain) if isinstance(plain, int | float) else None
     if typing.get_origin(kind) is tuple:
         parts = plain.split(",") if isinstance(plain, str) else plain if isinstance(plain, list | tuple) else [plain]
         sizes = [_as(int, plain_value(part)) for part in parts]
         return None if None in sizes else tuple(sizes)
     if kind is dict or typing.get_origin(kind) is dict:
-        return dict(plain) if isinstance(plain, Mapping) else None
+        named = isinstance(plain, Mapping) and all(isinstance(key, str) for key in plain)
+        return dict(plain) if named else None
     return None
+
+
+def _real(number: float) -> float:
+    try:
+        return float(number)
+    except OverflowError:  # a whole number beyond any float
+        return math.inf if number > 0 else -math.inf
 
 
 def _is_schedule(text: Any) -> bool:
@@ -239,6 +247,8 @@ def _kind_name(hint: Any) -> str:
         return 'a number or a schedule such as "lin_2.5e-4"'
     words = {int: "a whole number", float: "a number", bool: "true or false", type(None): "none"}
     allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if dict in [typing.get_origin(kind) for kind in allowed]:
+        return "names and values such as {gravity = 9.8}"
     return " or ".join(words.get(kind, "whole numbers such as 64,64") for kind in allowed)
 
 
@@ -250,6 +260,8 @@ def _checked(name: str, value: Any, about: Mapping[str, Any]) -> Any:
         if isinstance(number, bool) or not isinstance(number, int | float):
             continue
         low, high, above = about["low"], about["high"], about["above"]
+        if isinstance(number, int) and abs(number) >= 2**63:  # what TOML and the database hold
+            raise UserError(f"{name} is about 2^{number.bit_length()}; it must be below 2^63")
         if not math.isfinite(number):
             raise UserError(f"{name} is {value}; it must be finite")
         if above is not None and number <= above:
@@ -258,6 +270,14 @@ def _checked(name: str, value: Any, about: Mapping[str, Any]) -> Any:
             bounds = f"at least {low:g}" if high is None else f"in {low:g} … {high:g}"
             raise UserError(f"{name} is {value}; it must be {bounds}")
     return value
+
+
+def _brief(value: Any) -> str:
+    try:
+        text = " ".join(repr(value).split())
+    except ValueError:  # a whole number of more digits than Python writes
+        return "a number of thousands of digits"
+    return text if len(text) <= 80 else text[:77] + "…"
 
 
 def _toml(value: Any) -> str:

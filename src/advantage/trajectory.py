@@ -98,7 +98,8 @@ class Batch:
     """Rows of one optimiser step. `mask` None: every entry is a decision.
 
     `tokens` and `sequences` are the counts of the *whole* batch, which every part of it inherits, so that a batch split
-    into micro-batches gives the gradient of an unsplit one. `unit` numbers rows that no split may part.
+    into micro-batches gives the gradient of an unsplit one. `unit` numbers rows that no split may part, `length` says
+    how many tokens of a row a network reads.
     """
 
     context: Tree
@@ -114,6 +115,7 @@ class Batch:
     logp_sampler: Rows = None
     group: Integer[Tensor, " rows"] | None = None
     unit: Integer[Tensor, " rows"] | None = None
+    length: Integer[Tensor, " rows"] | None = None
 
     @classmethod
     def of(cls, rollout: Rollout, advantages: Tensor | None = None, returns: Tensor | None = None) -> Batch:
@@ -184,7 +186,7 @@ class Batch:
         for name in _COLUMNS:
             column = getattr(self, name)
             changes[name] = None if column is None else function(column)
-        for name in ("group", "unit"):
+        for name in ("group", "unit", "length"):
             column = getattr(self, name)
             changes[name] = None if column is None else label(column)
         return Batch(tokens=self.tokens, sequences=self.sequences, **changes)
@@ -207,8 +209,15 @@ class Evaluation:
 
     def detach(self) -> Evaluation:
         """The same numbers without their graph; the distribution, which is all graph, is dropped."""
+        return self._mapped(lambda column: column.detach())
+
+    def rows(self, index: Tensor) -> Evaluation:
+        """Some of the rows, in that order; without the distribution."""
+        return self._mapped(lambda column: column.index_select(0, index))
+
+    def _mapped(self, function: Callable[[Tensor], Tensor]) -> Evaluation:
         parts = (self.logp, self.entropy, self.values)
-        return Evaluation(*(None if part is None else part.detach() for part in parts))
+        return Evaluation(*(None if part is None else function(part) for part in parts))
 
 
 class Policy(Protocol):

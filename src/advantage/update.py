@@ -36,11 +36,6 @@ class Moment(Protocol):
         """Steps of the whole run."""
         ...
 
-    @property
-    def remaining(self) -> float:
-        """Share of the budget still to go, in [0, 1]."""
-        ...
-
 
 class Optimizer(Protocol):
     """What the update asks of an optimiser: one of torch's, or `advantage.adam.FlatAdam`."""
@@ -131,7 +126,8 @@ def ascend(
         optimizer: over the parameters to train; its own parameters are those whose gradient is clipped.
         objective: maximised; the sign is turned here and nowhere else.
         batch: one minibatch with its counts.
-        now: settings of this moment, with `max_grad_norm` and `micro_batch` (rows that fit in memory at once, or None).
+        now: settings of this moment, with `max_grad_norm` and what fits in memory at once: `micro_batch` rows, or
+            `micro_tokens` tokens where the batch says how long its rows are; None for all.
         accept: asked with what the policy says before the step; where it answers False, no step is taken.
 
     Raises:
@@ -140,13 +136,14 @@ def ascend(
     """
     optimizer.zero_grad(set_to_none=True)
     said, total = [], torch.zeros(())
-    for part in _micro_batches(batch, now.micro_batch):
+    batch, ends = _split(batch, now)
+    for part in _parts(batch, ends):
         new = policy.evaluate(part)
         value = objective(new, part, now)
         (-value).backward()
         said.append(new.detach())
         total = total + value.detach()
-    new = said[0] if len(said) == 1 else _joined(said)
+    new = _joined(said)
     norm = _clip_gradient(optimizer, now.max_grad_norm)
     reached = float(total)
     if not (math.isfinite(norm) and math.isfinite(reached)):
@@ -157,6 +154,19 @@ def ascend(
     if taken:
         optimizer.step()
     return Step(batch, new, total, norm, taken)
+
+
+@torch.no_grad()
+def scored(policy: Policy, batch: Batch, now: Any) -> Evaluation:
+    """What a policy says about a batch, row for row, without a gradient, as much at once as `ascend` takes."""
+    index = torch.arange(len(batch), device=next(tree_leaves(batch.actions)).device)
+    numbered = batch.replace(group=index)  # to know each row again after they are sorted
+    parted, ends = _split(numbered, now)
+    place = parted.group
+    assert place is not None
+    parted = parted.replace(group=None if batch.group is None else batch.group[place])
+    new = _joined([policy.evaluate(part).detach() for part in _parts(parted, ends)])
+    return new.rows(place.argsort())
 
 
 def descend(optimizer: Optimizer, loss: Tensor, max_grad_norm: float) -> float:
@@ -174,19 +184,23 @@ def descend(optimizer: Optimizer, loss: Tensor, max_grad_norm: float) -> float:
     return norm
 
 
-def schedule(settings: S, update: Moment, rollout: Rollout, optimizer: Optimizer) -> S:
+def schedule(settings: S, update: Moment, collected: int, optimizer: Optimizer) -> S:
     """The settings of this update, its schedules read, and the learning rate handed to the optimiser.
 
     A schedule is read where the update's budget stood when it began: the first one at its full value, none below 0. The
     sb3 dialect reads it behind the rollout.
     """
-    remaining = update.remaining
-    if DIALECTS[settings.numerics].schedule_after_rollout:
-        remaining = max(0.0, 1.0 - (update.steps + rollout.steps) / update.total)
-    now = at(settings, remaining)
+    now = scheduled_settings(settings, update.steps, update.total, collected)
     for group in optimizer.param_groups:
         group["lr"] = now.learning_rate
     return now
+
+
+def scheduled_settings(settings: S, steps: int, total: int, collected: int) -> S:
+    """The settings of an update before which `steps` of `total` were done, and whose rollout has `collected` more."""
+    if DIALECTS[settings.numerics].schedule_after_rollout:
+        steps += collected
+    return at(settings, max(0.0, 1.0 - steps / total))
 
 
 def statistics(data: Batch, steps: Sequence[Step], now: Any) -> dict[str, float]:
@@ -198,27 +212,31 @@ def statistics(data: Batch, steps: Sequence[Step], now: Any) -> dict[str, float]
         now: settings of this moment; the clip fraction is taken where they have a clip range.
     """
     taken = [step for step in steps if step.taken]
-    norms = [step.gradient_norm for step in steps]
+    stepped = taken or steps  # where the very first step was refused, it is all there is to tell of
+    norms = [step.gradient_norm for step in stepped]
     found = {
         "train/learning_rate": now.learning_rate,
         "train/minibatches": float(len(taken)),
         "train/stopped_early": float(len(taken) < len(steps)),
         "train/gradient_norm": sum(norms) / len(norms),
         "train/gradient_norm_max": max(norms),
-        "train/loss": -float(torch.stack([step.objective for step in steps]).mean()),
+        "train/loss": -float(torch.stack([step.objective for step in stepped]).mean()),
     }
-    logp, logp_old, advantages, entropy, values, returns = (_column(taken or steps, name) for name in _STEP_COLUMNS)
+    logp, logp_old, advantages, entropy, values, returns = (_column(stepped, name) for name in _STEP_COLUMNS)
     if logp is not None and logp_old is not None:
         first = steps[0]
         found["train/first_ratio_error"] = float((_of(first, "logp") - _of(first, "logp_old")).expm1().abs().max())
         ratio = (logp - logp_old).exp()
         found["train/approx_kl"] = float(kl_k3(logp_old, logp).mean())
+        if not (last := steps[-1]).taken:
+            found["train/stopping_kl"] = float(kl_k3(_of(last, "logp_old"), _of(last, "logp")).mean())
         found["train/ratio_min"], found["train/ratio_max"] = float(ratio.min()), float(ratio.max())
         eps_low, eps_high = getattr(now, "eps_low", None), getattr(now, "eps_high", None)
         if advantages is not None and eps_low is not None and eps_high is not None:
             outside = (ratio < 1.0 - eps_low) | (ratio > 1.0 + eps_high)
             found["train/clip_fraction"] = float(outside.float().mean())
-            found["train/policy_gradient_loss"] = -float(clipped_surrogate(ratio, advantages, eps_low, eps_high).mean())
+            gain = clipped_surrogate(ratio, advantages, eps_low, eps_high, getattr(now, "dual_clip", None))
+            found["train/policy_gradient_loss"] = -float(gain.mean())
         elif advantages is not None:
             found["train/policy_gradient_loss"] = -float(policy_gradient(logp, advantages).mean())
     if entropy is not None:
@@ -290,20 +308,58 @@ def _ends(unit: Tensor, size: int) -> list[int]:
     return [*ends, last]
 
 
-def _micro_batches(batch: Batch, size: int | None) -> Iterator[Batch]:
-    if size is None or size >= len(batch):
+def _split(batch: Batch, now: Any) -> tuple[Batch, list[int]]:
+    """The batch in an order that can be cut, and where: units whole, long rows first where tokens count."""
+    rows, tokens = now.micro_batch, getattr(now, "micro_tokens", None)
+    if tokens is not None and batch.length is not None:
+        batch = batch.rows(_longest_first(batch.length, batch.unit))
+        return batch, _ends_by_tokens(batch, tokens)
+    if rows is None or rows >= len(batch):
+        return batch, [len(batch)]
+    if batch.unit is None:
+        return batch, [*range(rows, len(batch), rows), len(batch)]
+    if len(batch.unit.unique()) < len(batch.unit.unique_consecutive()):
+        raise ValueError("rows of one unit stand apart; `minibatches` puts them together")
+    return batch, _ends(batch.unit, rows)
+
+
+def _longest_first(length: Tensor, unit: Tensor | None) -> Tensor:
+    """An order by falling length; rows of a unit stand together, where its longest one belongs."""
+    if unit is None:
+        return length.argsort(descending=True, stable=True)
+    _, unit = torch.unique(unit, return_inverse=True)
+    longest = torch.zeros_like(unit).scatter_reduce(0, unit, length.to(unit.dtype), "amax", include_self=False)
+    by_unit = unit.argsort(stable=True)
+    return by_unit[longest[unit[by_unit]].argsort(descending=True, stable=True)]
+
+
+def _ends_by_tokens(batch: Batch, budget: int) -> list[int]:
+    """Where to cut so that no part, padded to its longest row, exceeds the budget, if a unit does not."""
+    assert batch.length is not None
+    lengths = batch.length.tolist()
+    unit = list(range(len(lengths))) if batch.unit is None else batch.unit.tolist()
+    borders = [i for i in range(1, len(unit)) if unit[i] != unit[i - 1]] + [len(unit)]
+    ends, start, last = [], 0, 0
+    for border in borders:
+        if last > start and (border - start) * max(lengths[start:border]) > budget:
+            ends.append(last)
+            start = last
+        last = border
+    return [*ends, last]
+
+
+def _parts(batch: Batch, ends: list[int]) -> Iterator[Batch]:
+    """The batch itself where it is not cut."""
+    if len(ends) == 1:
         yield batch
         return
-    if batch.unit is not None and len(batch.unit.unique()) < len(batch.unit.unique_consecutive()):
-        raise ValueError("rows of one unit stand apart; `minibatches` puts them together")
-    ends = [*range(size, len(batch), size), len(batch)] if batch.unit is None else _ends(batch.unit, size)
-    start = 0
-    for end in ends:
+    for start, end in zip([0, *ends], ends, strict=False):
         yield batch.rows(slice(start, end))
-        start = end
 
 
 def _joined(parts: Sequence[Evaluation]) -> Evaluation:
+    if len(parts) == 1:
+        return parts[0]
     columns = [[getattr(part, name) for part in parts] for name in ("logp", "entropy", "values")]
     return Evaluation(*(None if column[0] is None else torch.cat(column) for column in columns))
 

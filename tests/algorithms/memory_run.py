@@ -20,6 +20,7 @@ class MemoryRun:
         kept: what the algorithm named as its state.
         logged: the scalars of each update.
         rollouts: of each update.
+        notes: what was said beside.
     """
 
     def __init__(self, updates: int, seed: int = 0) -> None:
@@ -27,6 +28,7 @@ class MemoryRun:
         self.kept: dict[str, Any] = {}
         self.logged: list[dict[str, float]] = []
         self.rollouts: list[Rollout] = []
+        self.notes: list[tuple[str, str, str]] = []
 
     def seed(self, name: str) -> int:
         return self.streams.sub_seed(name)
@@ -36,6 +38,9 @@ class MemoryRun:
 
     def keep(self, **things: Any) -> None:
         self.kept |= things
+
+    def note(self, level: str, source: str, text: str) -> None:
+        self.notes.append((level, source, text))
 
     def phase(self, name: str) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()

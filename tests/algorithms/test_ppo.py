@@ -381,3 +381,11 @@ def test_cartpole_is_solved(tmp_path: Path) -> None:
         scores.append(run.evaluate(episodes=100, seed=1000 + seed).mean)
     print(f"CartPole-v1, means of 100 episodes: {scores}")
     assert min(scores) >= 475
+
+
+def test_a_smaller_last_minibatch_is_said(tmp_path: Path) -> None:
+    sizes = {"num_envs": 2, "num_steps": 50}
+    run = advantage.train(
+        "ppo", "CartPole-v1", steps=100, run_dir=tmp_path / "r", quiet=True, minibatch_size=64, **sizes
+    )
+    assert "last minibatch has 36 rows, not 64" in " ".join(event["text"] for event in run.reader.events())

@@ -42,6 +42,12 @@ def test_rescale_stretches_minus_one_to_one_over_the_box() -> None:
     ]
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_rescale_stretches_over_the_whole_range_of_floats(dtype: Any) -> None:
+    top = float(np.finfo(dtype).max)
+    assert sent(spaces.Box(-top, top, (3,), dtype), "rescale", [[-1.0, 0.0, 1.0]]) == [[-top, 0.0, top]]
+
+
 def test_rescale_cuts_off_at_one() -> None:
     assert sent(BOX, "rescale", [[-7.0, 7.0]]) == sent(BOX, "rescale", [[-1.0, 1.0]])
 

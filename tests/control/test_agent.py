@@ -50,7 +50,7 @@ def agent(observation: spaces.Space[Any] = BOX, action: spaces.Space[Any] = FOUR
     many = batch_space(observation, 40)
     many.seed(1)
     seen = many.sample()
-    normalizer = Normalizer(seen, 40, settings)
+    normalizer = Normalizer(observation, 40, settings)
     normalizer.learn_observations(tree_map(lambda leaf: leaf / 2, seen), np.ones(40, bool))
     return Agent(None, settings, make_policy(observation, action, settings, 0), normalizer, Spaces(observation, action))
 
@@ -198,6 +198,8 @@ PAIR = spaces.Dict({"n": spaces.Discrete(3), "x": BOX})
         (BOX, [[0, 0, 0], [0, 0]], "observation is no array"),
         (OBSERVATIONS["matrix"], np.zeros((3, 2)), "observation has shape (3, 2), its space says (2, 3)"),
         (spaces.Discrete(3), 3, "outside Discrete(3)"),
+        (spaces.Discrete(3, start=2), [2, 5, 1], "a discrete observation is 5; its space has 2 … 4"),
+        (spaces.MultiDiscrete([2, 3]), [[0, 0], [1, -1]], "a discrete observation is -1; its space has 0 … 2"),
         (PAIR, {"x": np.zeros(3)}, "its space has the keys n, x"),
         (PAIR, np.zeros(3), "its space has the keys n, x"),
         (PAIR, {"x": np.zeros(4), "n": 1}, "observation/x has shape (4,)"),

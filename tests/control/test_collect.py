@@ -20,7 +20,7 @@ from advantage.control.collect import collect, collect_episodes
 from advantage.control.environments import make_envs
 from advantage.control.normalization import Normalizer
 from advantage.control.setup import describe
-from advantage.errors import NonFinite, RunFailed
+from advantage.errors import NonFinite, RunFailed, UserError
 from advantage.trajectory import Batch, Evaluation, Rollout, Tree, tree_leaves, tree_map
 from advantage.update import ascend, estimate, minibatches
 from tests.control.scripted import Masked, Scripted
@@ -453,6 +453,16 @@ def test_open_reward_sums_end_where_all_environments_begin_anew() -> None:
     assert found.normalizer.rewards.variance == pytest.approx(np.var(sums))
 
 
+# --- what is too large ---
+
+
+def test_a_rollout_that_no_memory_holds_names_its_settings() -> None:
+    with pytest.raises(
+        UserError, match="num_steps=1000000000000000, num_envs=3 does not fit in memory; make it smaller"
+    ):
+        gather(world(paid()), 10**15)
+
+
 # --- what is not finite ---
 
 
@@ -467,7 +477,7 @@ class Spoils(Paid):
         seen, reward, *rest = super().step(action)
         self.lived += 1
         if self.lived == self.at:
-            reward = math.nan if self.what == "reward" else reward
+            reward = {"reward": math.nan, "huge reward": 1e300}.get(self.what, reward)
             seen = np.array([0.0, -math.inf], np.float32) if self.what == "observation" else seen
             if self.what == "crash":
                 raise OSError("the simulator is gone")
@@ -483,6 +493,7 @@ def endless() -> gym.Env[Any, Any]:
     [
         ("reward", 1, "reward is nan in environment 1 at step 0"),
         ("reward", 5, "reward is nan in environment 1 at step 8"),
+        ("huge reward", 5, r"reward is 1e\+300, too large for torch.float32, in environment 1 at step 8"),
         ("observation", 5, "observation is -inf in environment 1 at step 10"),
         ("observation", 8, "observation is -inf in environment 1 at step 16"),
     ],
@@ -601,7 +612,7 @@ def test_the_vector_entry_point_collects_what_the_single_environment_does() -> N
     """Every stored transition of CartPole's vector form is a step of the single environment from the same state."""
     envs = make_envs("CartPole-v1", 4)
     envs.start(0)
-    normalizer = Normalizer(envs.context["observation"], 4, Settings())
+    normalizer = Normalizer(envs.spaces.observation, 4, Settings())
     rng = np.random.default_rng(0)
     rollout = collect(envs, Balancing(), normalizer, Bounds(envs.spaces.action, "clip"), 60, rng)
     seen, single = rollout.context["observation"].numpy(), gym.make("CartPole-v1").unwrapped

@@ -252,6 +252,15 @@ def test_spaces_without_numbers_are_refused() -> None:
         make_envs(lambda: Echo(gym.spaces.Discrete(2), nested), 1)
 
 
+@pytest.mark.parametrize(
+    "empty",
+    [gym.spaces.Dict({}), gym.spaces.Tuple(()), gym.spaces.Box(0, 1, (0,)), gym.spaces.Dict(a=gym.spaces.Dict())],
+)
+def test_empty_spaces_are_refused(empty: gym.Space[Any]) -> None:
+    with pytest.raises(UserError, match="space .* is empty; give it at least one entry"):
+        make_envs(lambda: Echo(empty, gym.spaces.Discrete(2)), 1)
+
+
 # --- action masks ---
 
 
@@ -390,12 +399,14 @@ def test_check_finite_names_the_first() -> None:
     values[2, 1, 0], values[3, 0, 0] = -np.inf, np.nan
     with pytest.raises(NonFinite, match="observation is -inf in environment 1 at step 106"):
         check_finite("observation", (np.zeros((4, 3)), values), 100)
+    with pytest.raises(NonFinite, match=r"x is 1e\+300, too large for torch.float32, in environment 0 at step 0"):
+        check_finite("x", np.array([[1e300]]), 0)
 
 
 def test_a_vector_environment_is_taken_as_it_is() -> None:
     vector = SyncVectorEnv([Scripted] * 2, autoreset_mode=AutoresetMode.DISABLED)
     assert make_envs(vector).num_envs == 2
-    with pytest.raises(UserError, match="has 2 environments, and num_envs is 8"):
+    with pytest.raises(UserError, match="num_envs is 8, SyncVectorEnv has 2 environments; leave it away or make it 2"):
         make_envs(vector, 8)
     with pytest.raises(UserError, match="cannot change"):
         make_envs(vector, autoreset="same_step")

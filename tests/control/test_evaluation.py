@@ -15,6 +15,7 @@ from torch import Tensor
 
 from advantage.control.evaluation import Score, evaluate
 from advantage.control.setup import held_out
+from advantage.errors import RunFailed
 from advantage.trajectory import Tree
 from tests.control.scripted import Masked
 from tests.control.worlds import MODES, Mine, Paid, Setup, World, world
@@ -195,6 +196,24 @@ def test_actions_are_bounded_as_in_training() -> None:
             found.policy.head.mean.weight.zero_()
         score(found, 1)
         assert [entry[1].tolist() for entry in found.logs()[0]] == [[middle]] * 3
+
+
+# --- episodes without an end ---
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_episode_that_counts_and_does_not_end_fails_by_name(mode: str) -> None:
+    found = world([lasting(4), lasting(10**9)], mode)
+    assert evaluate(*found, 1, 0, max_steps=5).lengths.tolist() == [4]
+    with pytest.raises(RunFailed, match=r"has not ended after eval_max_steps=5 steps; give .* or raise eval_max_steps"):
+        evaluate(*found, 2, 0, max_steps=5)
+    settings = Setup(eval_max_steps=5)
+    with pytest.raises(RunFailed, match="eval_max_steps=5"):
+        held_out(lasting(6), found.policy, found.normalizer, settings, 0, 1)
+
+
+def test_an_episode_of_just_the_bound_counts() -> None:
+    assert evaluate(*world([lasting(5)]), 2, 0, max_steps=5).lengths.tolist() == [5, 5]
 
 
 # --- environments of its own ---

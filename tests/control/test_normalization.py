@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gymnasium import spaces
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,7 +21,20 @@ def normalizer(observation: Any = None, num_envs: int = 2, **settings: Any) -> N
     defaults = {"observation_clip": 10.0, "reward_clip": 10.0, "gamma": 0.9}
     both = {"normalize_observations": True, "normalize_rewards": True}
     seen = np.zeros((num_envs, 3), np.float32) if observation is None else observation
-    return Normalizer(seen, num_envs, SimpleNamespace(**defaults | both | settings))
+    return Normalizer(space_of(seen), num_envs, SimpleNamespace(**defaults | both | settings))
+
+
+def space_of(seen: Any) -> spaces.Space[Any]:
+    """A space of such observations: whole numbers by themselves are choices, int8 are bits, the rest are boxes."""
+    if isinstance(seen, dict):
+        return spaces.Dict({key: space_of(part) for key, part in seen.items()})
+    if isinstance(seen, tuple):
+        return spaces.Tuple([space_of(part) for part in seen])
+    if seen.dtype == np.int8:
+        return spaces.MultiBinary(seen.shape[1:])
+    if seen.dtype.kind == "i" and seen.ndim == 1:
+        return spaces.Discrete(9)
+    return spaces.Box(0, 1, seen.shape[1:], seen.dtype)
 
 
 def normal(seed: int, *shape: int, mean: float = 0.0, std: float = 1.0) -> Array:
@@ -153,24 +167,25 @@ def test_evaluation_leaves_the_moments_as_they_are() -> None:
 
 TREE: dict[str, Any] = {
     "reals": normal(0, 6, 2, mean=9.0).astype(np.float32),
-    "others": (np.arange(6), np.full((6, 2, 2), 200, np.uint8), np.ones((6, 3), np.int8)),
+    "others": (np.arange(6), np.ones((6, 3), np.int8)),
+    "bytes": np.arange(6 * 4, dtype=np.uint8).reshape(6, 2, 2),
     "doubles": normal(1, 6, mean=-4.0),
 }
 
 
-def test_leaves_that_are_no_reals_stay_as_they_are() -> None:
+def test_boxes_are_scaled_by_their_name_and_choices_stay_as_they_are() -> None:
     found = normalizer(TREE, 6)
-    found.learn_observations(TREE, np.ones(6, bool))
+    found.learn_observations(dict(reversed(TREE.items())), np.ones(6, bool))
     scaled = found.observe(TREE)
     for mine, its in zip(tree_leaves(scaled["others"]), tree_leaves(TREE["others"]), strict=True):
         assert mine is its
-    for name in ("reals", "doubles"):
-        assert scaled[name].dtype == TREE[name].dtype
+    for name, dtype in {"reals": np.float32, "doubles": np.float64, "bytes": np.float32}.items():
+        assert scaled[name].dtype == dtype
         np.testing.assert_allclose(scaled[name].mean(0), 0.0, atol=1e-6)
-    assert list(scaled) == ["reals", "others", "doubles"]
+        np.testing.assert_allclose(scaled[name].std(0), 1.0, rtol=1e-5)
 
 
-def test_without_reals_or_where_not_asked_for_it_is_off() -> None:
+def test_without_boxes_or_where_not_asked_for_it_is_off() -> None:
     whole = np.arange(4)
     assert not normalizer(whole).active and normalizer(whole).observe(whole) is whole
     seen = normal(0, 2, 3)

@@ -13,9 +13,10 @@ import pytest
 import torch
 from gymnasium.wrappers.utils import RunningMeanStd
 
+from advantage.control import snapshot as module
 from advantage.control.environments import Envs, make_envs
-from advantage.control.snapshot import Recorder, _get, _put, restore, snapshot
-from advantage.errors import UserError
+from advantage.control.snapshot import Recorder, _get, _put, restore, snapshot, unchecked
+from advantage.errors import RunFailed, UserError
 from advantage.runs.encode import dumps, loads
 
 MODES = ["next_step", "same_step", "disabled"]
@@ -80,7 +81,8 @@ def goes_on(make: Callable[[], Envs], before: int, after: int, started: bool = F
         play(new, 5, 3)
         new.finished_episodes()
     new.restore(travelled(state))
-    assert new.notes == []
+    known = not any(map(unchecked, new.vector.envs if isinstance(new.vector, gym.vector.SyncVectorEnv) else ()))
+    assert [note.partition(" that ")[0] for note in new.notes] == ([] if known else ["state"])
     assert play(new, after, 2) == expected
     for each in (envs, new):
         each.close()
@@ -183,6 +185,88 @@ class Drifting(gym.Env[Any, Any]):
 def test_replay_at_every_moment(mode: str) -> None:
     for before in range(20):
         goes_on(lambda: make_envs(Drifting, 3, autoreset=mode), before, 40, started=before % 2 == 0)
+
+
+class Counting(Drifting):
+    """Begins further out with every episode, and draws from a generator of its own."""
+
+    def __init__(self) -> None:
+        self.episodes, self.own, self.seen_so_far = 0, np.random.default_rng(5), np.zeros(3)
+
+    def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
+        super().reset(**options)
+        self.episodes += 1
+        self.x += self.episodes + self.own.normal()
+        return self.seen(), {}
+
+    def step(self, action: Any) -> Any:
+        self.x += self.own.normal()
+        self.seen_so_far += self.x
+        return super().step(action)
+
+
+class Telling(Counting):
+    """The same, with a state."""
+
+    def state(self) -> dict[str, Any]:
+        return {"x": self.x, "n": self.n, "episodes": self.episodes, "own": self.own, "sum": self.seen_so_far}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.x, self.n, self.episodes, self.own, self.seen_so_far = state.values()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_environment_s_own_state_brings_it_back_and_no_note_is_made(mode: str) -> None:
+    for before in (3, 30, 31, 32):
+        goes_on(lambda: make_envs(lambda: gym.wrappers.TimeLimit(Telling(), 15), 3, autoreset=mode), before, 40)
+
+
+@pytest.mark.parametrize(
+    ("target", "notes"),
+    [
+        (Telling, []),
+        ("CartPole-v1", []),
+        (
+            Drifting,
+            ["state that Drifting keeps outside its episode cannot be checked; give it state() and restore()"],
+        ),
+    ],
+)
+def test_what_no_replay_shows_is_said(target: Any, notes: list[str]) -> None:
+    envs = make_envs(target, 2, vectorization="sync")
+    envs.start(0)
+    envs.restore(travelled(envs.state()))
+    assert envs.notes == notes
+
+
+def test_a_state_that_is_no_data_and_a_restore_that_fails_are_named() -> None:
+    class Wrong(Telling):
+        def state(self) -> dict[str, Any]:
+            return {"x": {1, 2}}
+
+    wrong, mute = make_envs(Wrong), make_envs(Telling)
+    for envs in (wrong, mute):
+        envs.start(0)
+    with pytest.raises(UserError, match=r"Wrong.state\(\) gives no dict of plain values and arrays by name: {'x'"):
+        wrong.state()
+    state = mute.state() | {"0/own": {"dict": {}}}
+    with pytest.raises(RunFailed, match=r"Telling.restore\(state\) failed: ValueError"):
+        mute.restore(state)
+
+
+def test_an_episode_too_long_to_replay_is_not_kept_and_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LONGEST", 4)
+    envs = make_envs(Drifting, 1)
+    envs.start(0)
+    recorder = envs.vector.envs[0]
+    sizes = []
+    while recorder.steps < 5:
+        drive(envs, 1, recorder.steps)
+        sizes.append(len(recorder.actions))
+    assert sizes[-2:] == [4, 0]
+    new = make_envs(Drifting, 1)
+    new.restore(travelled(envs.state()))
+    assert ["1 of 1 environments cannot go on" in note for note in new.notes] == [True]
 
 
 def wrapped(core: Callable[[], gym.Env[Any, Any]]) -> gym.Env[Any, Any]:

@@ -11,7 +11,7 @@ import gymnasium as gym
 import pytest
 
 from advantage.control.environments import make_envs
-from advantage.control.targets import resolve
+from advantage.control.targets import count, resolve
 from advantage.errors import UserError
 from tests.control.scripted import Scripted
 
@@ -76,10 +76,14 @@ def test_a_missing_extra_is_named(name: str, package: str, extra: str, monkeypat
         ("CartPole-v1", {"num_envs": True}, "not True"),
         ("CartPole-v1", {"vectorization": "asink"}, "unknown vectorization 'asink': did you mean async"),
         ("CartPole-v1", {"autoreset": "same step"}, "unknown autoreset 'same step': did you mean same_step"),
-        (Scripted(), {"num_envs": 4}, "an environment instance is one environment, and num_envs is 4; set num_envs=1"),
+        (
+            Scripted(),
+            {"num_envs": 4},
+            "num_envs is 4, an environment instance is one environment; leave it away",
+        ),
         (Scripted(), {"env_args": {"offset": 1}}, "offset=1 cannot be given to an environment that is made"),
         (Scripted(), {"vectorization": "async"}, "instance cannot be moved to a process"),
-        ([Scripted] * 3, {"num_envs": 2}, "the list has 3 constructors, and num_envs is 2; set num_envs=3"),
+        ([Scripted] * 3, {"num_envs": 2}, "num_envs is 2, the list has 3 constructors; leave it away or make it 3"),
         ([], {}, "empty list"),
         ([Scripted, "CartPole-v1"], {}, "holds constructors, not 'CartPole-v1'"),
         (Scripted, {"env_args": {"ofset": 1}}, "Scripted has no argument 'ofset': did you mean offset?"),
@@ -102,6 +106,17 @@ def test_instances_constructors_and_lists_are_taken() -> None:
     assert make_envs(Scripted).num_envs == 1
     assert make_envs(Scripted, 3, env_args={"offset": 2}).vector.envs[2].unwrapped.offset == 2
     assert make_envs([Scripted, lambda: Scripted(1)]).num_envs == 2
+
+
+def test_a_target_says_how_many_environments_it_is() -> None:
+    vector = gym.vector.SyncVectorEnv([Scripted] * 3)
+    assert [count(target) for target in (vector, Scripted(), [Scripted] * 2, Scripted, "CartPole-v1")] == [
+        3,
+        1,
+        2,
+        None,
+        None,
+    ]
 
 
 def test_nothing_is_built_before_the_target_is_understood() -> None:

@@ -110,7 +110,7 @@ def world(
     envs = make_envs(recorded, vectorization="sync", autoreset=mode)
     envs.start(seed)
     network = policy or make_policy(envs.spaces.observation, envs.spaces.action, given, seed=1)
-    normalizer = Normalizer(envs.context["observation"], envs.num_envs, given)
+    normalizer = Normalizer(envs.spaces.observation, envs.num_envs, given)
     return World(envs, network, normalizer, Bounds(envs.spaces.action, given.action_bounds))
 
 

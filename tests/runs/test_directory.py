@@ -1,13 +1,16 @@
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 import advantage
 from advantage.errors import UserError
-from advantage.runs.directory import RunDirectory, read_config
+from advantage.runs.directory import RunDirectory, read_config, read_status
+from advantage.runs.interrupt import Interrupted
 from tests.runs.stateful_loop import exit_code, in_child, make
 
 
@@ -43,6 +46,16 @@ def test_a_users_mistake_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_before_the_first_update_leaves_nothing_and_says_so(tmp_path, number):
+    with pytest.raises(Interrupted, match="nothing is kept"), make(tmp_path / "a" / "b") as run:
+        (run.path / ".tmp-status.json").touch()
+        os.kill(os.getpid(), number)
+        time.sleep(60)
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
 def test_a_mistake_spares_what_was_there(tmp_path):
     (tmp_path / "a").mkdir()
     with pytest.raises(UserError), make(tmp_path / "a") as run:
@@ -76,6 +89,7 @@ def test_refusals_of_create(tmp_path):
         tmp_path / "file" / "below": ["file"],
         tmp_path / "full": ["not empty", "--run-dir"],
         Path("/proc/nowhere/run"): ["/proc/nowhere/run", "--run-dir"],
+        tmp_path / ("x" * 300): ["too long", "--run-dir"],
     }.items():
         with pytest.raises(UserError) as error:
             make(path)
@@ -104,6 +118,52 @@ def test_refusals_of_open(tmp_path):
         with pytest.raises(UserError) as error:
             RunDirectory.open(tmp_path / name)
         one_line(error, str(tmp_path / name), words)
+
+
+UNSAYABLE = {
+    "an object": ({"wrapper": print}, "env_args.wrapper is <built-in function print>"),
+    "nothing": ({"x": [None]}, "an entry of env_args.x is None"),
+    "a number for a key": ({1: 2}, "env_args has the key 1"),
+    "half a character": ({"x": "\udcff"}, "env_args.x is '\\udcff'"),
+}
+
+
+@pytest.mark.parametrize(("value", "words"), UNSAYABLE.values(), ids=UNSAYABLE)
+def test_what_config_cannot_hold_is_named_and_leaves_nothing(tmp_path, value, words):
+    about = {"algorithm": "ppo", "target": "X-v0", "seed": 0, "command": ""}
+    with pytest.raises(UserError) as error:
+        RunDirectory.create(tmp_path / "run", **about, tables={"settings": {"env_args": value}})
+    one_line(error, words)
+    with pytest.raises(UserError, match="--run-dir is .* UTF-8"):
+        RunDirectory.create(tmp_path / "\udcff", **about, tables={})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "instead", "told"),
+    [
+        ("seed = 3", "", "seed is missing; it must be a whole number"),
+        ("seed = 3", "seed = true", "seed is True"),
+        ('target = "Walk-v0"', "target = 3", "target is 3; it must be text"),
+        ('algorithm = "walk"', "", "algorithm is missing"),
+        ("[settings]", "", "settings is missing; it must be a table"),
+    ],
+)
+def test_a_config_that_a_pen_has_spoilt(tmp_path, line, instead, told):
+    make(tmp_path / "run")._lock.release()
+    path = tmp_path / "run" / "config.toml"
+    path.write_text(path.read_text().replace(line, instead))
+    with pytest.raises(UserError) as error:
+        read_config(tmp_path / "run")
+    one_line(error, str(path), told)
+
+
+@pytest.mark.parametrize(
+    "junk", ["", "{", "[1]", "3", "{}", '{"state": 3}', '{"state": "finished", "steps": "x"}', "\0"]
+)
+def test_a_torn_status_is_none(tmp_path, junk):
+    (tmp_path / "status.json").write_text(junk)
+    assert read_status(tmp_path) == {}
 
 
 def test_a_second_process_is_refused(tmp_path):

@@ -60,6 +60,37 @@ def test_a_run_that_has_nothing_yet(tmp_path):
                 read()
 
 
+def test_a_torn_status_is_told_from_the_last_checkpoint(tmp_path):
+    run_to(tmp_path / "run", 12)
+    (tmp_path / "run" / "status.json").write_text('{"state": "fin')
+    reader = RunReader(tmp_path / "run")
+    assert reader.status() == {"state": "killed", "update": 2, "steps": 12, "total": 12} and reader.total() == 12
+
+
+TORN = {"empty": lambda _: b"", "cut": lambda whole: whole[:-40], "foreign": lambda _: b"\x08\0\0\0\0\0\0\0{}      "}
+
+
+@pytest.mark.parametrize("tear", TORN.values(), ids=TORN)
+def test_torn_policies_and_rollouts_are_one_line(tmp_path, tear):
+    run_to(tmp_path / "run", 12)
+    reader = RunReader(tmp_path / "run")
+    for name, read in (("policy", reader.policy), ("rollout", reader.rollout)):
+        path = tmp_path / "run" / name / f"{name}.safetensors"
+        path.write_bytes(tear(path.read_bytes()))
+        with pytest.raises(UserError, match=f"{name}.safetensors: cannot be read .*resume"):
+            read()
+
+
+def test_every_file_is_for_whom_the_umask_says(tmp_path):
+    before = os.umask(0o027)
+    try:
+        run_to(tmp_path / "run", 12)
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    assert set(modes.values()) == {0o640}, modes
+
+
 def test_reading_writes_nothing(tmp_path):
     run_to(tmp_path / "run", 12)
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from advantage.errors import UserError
 from advantage.runs import tensors
 from advantage.runs.state import restore, snapshot, split
 
@@ -64,6 +65,12 @@ def test_optimizer_state_stands_under_names():
         snapshot(torch.optim.Adam(module.parameters()))
     with pytest.raises(TypeError, match="cannot keep a int"):
         snapshot(3)
+
+
+def test_the_state_of_another_shape_is_the_users_mistake():
+    with pytest.raises(UserError, match=r"are not the run's.*size mismatch for 0.weight") as error:
+        restore(network(), {**network().state_dict(), "0.weight": torch.zeros(5, 3)})
+    assert "\n" not in str(error.value)
 
 
 def test_file_holds_kinds_shapes_and_shared_memory(tmp_path):

@@ -113,6 +113,16 @@ def test_what_a_reader_would_get_wrong_is_said(tmp_path: Path) -> None:
     assert np.isnan(band.centre[3]) and np.isfinite(np.delete(band.centre, 3)).all()
 
 
+def test_a_resumed_total_is_the_runs_own_and_said(tmp_path: Path) -> None:
+    runs = [
+        make_run(tmp_path / "a", climb(1.0), settings={"steps": 500}, total=1000),
+        make_run(tmp_path / "b", climb(2.0), settings={"steps": 1000}, seed=1),
+    ]
+    comparison = compare(runs)
+    assert [row.label for row in comparison.rows] == ["ppo"]
+    assert comparison.notes == (f"ppo on CartPole-v1: {tmp_path / 'a'} began with 500 steps, resumed to 1,000",)
+
+
 def test_runs_without_any_episode(tmp_path: Path) -> None:
     comparison = compare([make_run(tmp_path / "a", [{"train/entropy": 1.0}])], tmp_path / "a.html")
     assert (comparison.rows[0].mean, comparison.rows[0].iqm) == (None, None)

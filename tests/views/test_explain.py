@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -80,3 +82,17 @@ def test_a_row_that_only_resets(run: advantage.Run) -> None:
     stream, step = torch.nonzero(~rollout(run).mask)[0].tolist()
     with pytest.raises(UserError, match="only resets"):
         explain(run.path, stream=stream, step=step)
+
+
+def test_without_a_step_it_takes_the_first_decision(run: advantage.Run) -> None:
+    first = int(rollout(run).mask[2].int().argmax())
+    assert explain(run.path, stream=2).step == first
+
+
+def test_the_rungs_use_the_dialect_s_schedule_and_the_dual_clip(tmp_path: Path) -> None:
+    settings = {"numerics": "sb3", "eps_low": "lin_0.2", "eps_high": "lin_0.2", "dual_clip": 1.0001}
+    other = advantage.train(
+        "ppo", "CartPole-v1", steps=1024, run_dir=tmp_path / "r", quiet=True, num_envs=8, num_steps=64, **settings
+    )
+    found = next(rung for rung in explain(other.path).rungs if rung.name == "clipped surrogate")
+    assert "clip(ρ, 1, 1)" in found.formula  # read behind the last rollout, where nothing is left of the budget

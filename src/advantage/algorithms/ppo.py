@@ -88,11 +88,13 @@ def train(target: Any, settings: Settings, run: LiveRun) -> None:
     optimizer = FlatAdam(policy, scheduled(settings.learning_rate, 1.0), settings.adam_eps)
     run.keep(envs=envs, policy=policy, normalizer=normalizer, optimizer=optimizer)
     bounds = Bounds(envs.spaces.action, settings.action_bounds)
+    if rest := envs.num_envs * settings.num_steps % settings.minibatch_size:
+        run.note("note", "minibatches", f"an epoch's last minibatch has {rest} rows, not {settings.minibatch_size}")
 
     for update in run.updates(settings.steps):
         with run.phase("collect"):
             rollout = collect(envs, policy, normalizer, bounds, settings.num_steps, run.rng("actions"))
-        now = schedule(settings, update, rollout, optimizer)
+        now = schedule(settings, update, rollout.steps, optimizer)
         with run.phase("update"):
             advantages, returns = estimate(rollout, now.gamma, now.gae_lambda)
             data = Batch.of(rollout, advantages, returns).single_steps()

@@ -52,7 +52,8 @@ class Bounds:
         if self.how == "rescale":
             finite = _finite(box)
             low, high = np.where(finite, box.low, -1.0), np.where(finite, box.high, 1.0)
-            stretched = low + 0.5 * (np.clip(raw, -1.0, 1.0) + 1.0) * (high - low)
+            share = 0.5 * (np.clip(raw, -1.0, 1.0) + 1.0)
+            stretched = (1.0 - share) * low + share * high  # high − low itself may be beyond the largest float
             raw = np.where(finite, stretched, raw)
         return np.clip(raw, box.low, box.high).astype(box.dtype, copy=False)
 

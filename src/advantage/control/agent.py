@@ -39,7 +39,7 @@ class Agent:
         envs = make_envs(target, how_many(target, 1), vectorization="sync", env_args=settings.env_args)
         envs.start(0)
         policy = make_policy(envs.spaces.observation, envs.spaces.action, settings, seed=0)
-        normalizer = Normalizer(envs.context["observation"], envs.num_envs, settings)
+        normalizer = Normalizer(envs.spaces.observation, envs.num_envs, settings)
         envs.close()
         restore(policy, states["policy"])
         restore(normalizer, states["normalizer"])

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from advantage.control.actions import Bounds
-from advantage.control.environments import Envs, check_finite
+from advantage.control.environments import Envs, check_finite, finite
+from advantage.control.failures import in_memory
 from advantage.control.normalization import Normalizer
 from advantage.errors import RunFailed
 from advantage.trajectory import Batch, Policy, Rollout, Tree, tree_leaves, tree_map
@@ -42,12 +43,14 @@ def collect(
     Raises:
         NonFinite: a reward, an observation or an action is NaN or infinite; names quantity, step and environment.
         RunFailed: an environment crashed.
+        UserError: a rollout that does not fit in memory.
     """
     if envs.resetting.all():  # or a single step would be a rollout without a decision
         with torch.inference_mode():
             envs.step(bounds.applied(policy.act(_tensors(envs.context, normalizer), None)))
-    tape = _record(envs, policy, normalizer, bounds, num_steps, rng)
-    return _scored(tape, policy, normalizer)
+    with in_memory(num_steps=num_steps, num_envs=envs.num_envs):
+        tape = _record(envs, policy, normalizer, bounds, num_steps, rng)
+        return _scored(tape, policy, normalizer)
 
 
 def collect_episodes(
@@ -220,15 +223,15 @@ def _joined(tapes: list[_Tape]) -> _Tape:
 
 
 def _check(tape: _Tape) -> None:
-    """Refuses NaN and infinity, and names the first: what was seen comes before what was done, that before its pay."""
+    """Refuses what is not finite and names the first: what was seen comes before what was done, that before its pay."""
     paid = np.where(tape.mask[: len(tape.rewards)], tape.rewards, 0.0)
     found = []
     for order, (name, tree) in enumerate(
         [("observation", tape.context["observation"]), ("action", tape.actions), ("reward", paid)]
     ):
         for leaf in tree_leaves(tree):
-            if leaf.dtype.kind == "f" and not np.isfinite(leaf).all():
-                t = int(np.argwhere(~np.isfinite(leaf))[0, 0])
+            if not (fine := finite(leaf)).all():
+                t = int(np.argwhere(~fine)[0, 0])
                 found.append((t, order, name, leaf[t : t + 1]))
     for t, env, observation in tape.finals:
         for leaf in tree_leaves(observation):

@@ -14,13 +14,14 @@ from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
+import torch
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from advantage.control.failures import explain, misfits
 from advantage.control.masks import Masks
-from advantage.control.snapshot import State, prepare, restore, snapshot
+from advantage.control.snapshot import State, prepare, restore, snapshot, unchecked
 from advantage.control.space_trees import Spaces, leaves, map_leaves, rebuild, sender, unsupported
-from advantage.control.targets import one_line, resolve
+from advantage.control.targets import check_count, one_line, resolve
 from advantage.errors import NonFinite, UserError, nearest
 from advantage.trajectory import Episode, Tree, tree_leaves, tree_map
 
@@ -98,6 +99,7 @@ class Envs:
             are legal, "action_mask" (E, n) bool. The arrays are valid until the next step: copy what is to stay.
         resetting: (E,) bool, rows whose coming step only resets: their action is ignored and no transition comes of it.
         steps: transitions so far, over all environments.
+        lengths: (E,) steps of the present episodes.
         notes: lines for the user, about a resume that could not be exact.
     """
 
@@ -111,8 +113,7 @@ class Envs:
         self.spaces = Spaces(vector.single_observation_space, vector.single_action_space)
         for role, space in vars(self.spaces).items():
             if (wrong := unsupported(space)) is not None:
-                known = "Box, Discrete, MultiDiscrete, MultiBinary, Dict or Tuple"
-                raise UserError(f"{name}: {role} space {wrong} is not supported; use {known}")
+                raise UserError(f"{name}: {role} space {wrong}")
         self._mode = mode
         self._members: list[gym.Env[Any, Any]] = []
         if isinstance(vector.unwrapped, SyncVectorEnv):
@@ -131,7 +132,7 @@ class Envs:
             RunFailed: a reset that raises.
         """
         self._seed, self.steps = seed, 0
-        self._returns, self._lengths = np.zeros(self.num_envs), np.zeros(self.num_envs, np.int64)
+        self._returns, self.lengths = np.zeros(self.num_envs), np.zeros(self.num_envs, np.int64)
         self._finished: list[Episode] = []
         self._wait_for(~self._everyone)
         self._begin_anew(self._everyone)
@@ -159,7 +160,7 @@ class Envs:
             raise explain("step", error, self.vector, self.name, self.steps) from error
         rewards = np.asarray(rewards, np.float64)
         self._returns += rewards
-        self._lengths += 1
+        self.lengths += 1
         self.steps += self.num_envs
         if self._waiting:
             self.steps -= int(self.resetting.sum())
@@ -187,7 +188,7 @@ class Envs:
             "seed": self._seed,
             "steps": self.steps,
             "returns": self._returns.copy(),
-            "lengths": self._lengths.copy(),
+            "lengths": self.lengths.copy(),
             "resetting": self.resetting.copy(),
             "finished": [[each.stream, each.length, each.total_reward, each.ended] for each in self._finished],
         }
@@ -211,7 +212,7 @@ class Envs:
         if saved != self.num_envs:
             raise UserError(f"the run has {saved} environments, not {self.num_envs}; num_envs cannot change on resume")
         self._seed, self.steps = state["seed"], state["steps"]
-        self._returns, self._lengths = state["returns"], state["lengths"]
+        self._returns, self.lengths = state["returns"], state["lengths"]
         self._finished = [Episode(*entry) for entry in state["finished"]]
         self._wait_for(state["resetting"])
         self._masks.current = state.get("action_mask")
@@ -222,6 +223,10 @@ class Envs:
             self.notes.append(
                 f"{self.name}: {lost.sum()} of {self.num_envs} environments cannot go on in mid-episode and begin"
                 " a new one; from here the run is not bit for bit the uninterrupted one"
+            )
+        elif unknown := next((type(env.unwrapped).__name__ for env in self._members if unchecked(env)), None):
+            self.notes.append(
+                f"state that {unknown} keeps outside its episode cannot be checked; give it state() and restore()"
             )
 
     def _parts(self) -> dict[str, Any]:
@@ -285,12 +290,12 @@ class Envs:
     def _finish(self, ended: Bools, terminated: Bools) -> None:
         for row in np.flatnonzero(ended):
             how = "terminated" if terminated[row] else "truncated"
-            self._finished.append(Episode(int(row), int(self._lengths[row]), float(self._returns[row]), how))
+            self._finished.append(Episode(int(row), int(self.lengths[row]), float(self._returns[row]), how))
         self._clear(ended)
 
     def _clear(self, rows: Bools) -> None:
         self._returns[rows] = 0.0
-        self._lengths[rows] = 0
+        self.lengths[rows] = 0
 
     def _wait_for(self, rows: Bools) -> None:
         self.resetting, self._waiting = rows, bool(rows.any())
@@ -313,7 +318,7 @@ def environment_seed(seed: int, index: int, steps: int = 0) -> int:
 
 
 def check_finite(name: str, values: Tree, first_step: int) -> None:
-    """Refuses NaN and infinity in what was collected.
+    """Refuses NaN and infinity in what was collected, and what would become infinite in the network's arithmetic.
 
     Args:
         name: of the quantity, for the message.
@@ -324,10 +329,19 @@ def check_finite(name: str, values: Tree, first_step: int) -> None:
         NonFinite: names quantity, environment and step of the first one.
     """
     for leaf in tree_leaves(values):
-        if leaf.dtype.kind == "f" and not np.isfinite(leaf).all():
-            where = tuple(np.argwhere(~np.isfinite(leaf))[0])
+        if not (fine := finite(leaf)).all():
+            where = tuple(np.argwhere(~fine)[0])
             step = first_step + int(where[0]) * leaf.shape[1]
-            raise NonFinite(f"{name} is {leaf[where]} in environment {where[1]} at step {step}")
+            beyond = f", too large for {torch.get_default_dtype()}," if np.isfinite(leaf[where]) else ""
+            raise NonFinite(f"{name} is {leaf[where]}{beyond} in environment {where[1]} at step {step}")
+
+
+def finite(values: np.ndarray[Any, Any]) -> Bools:
+    """Which values stay finite in the network's arithmetic."""
+    if values.dtype.kind != "f":
+        return np.ones(values.shape, bool)
+    fine: Bools = np.abs(values) <= np.float64(torch.finfo(torch.get_default_dtype()).max)
+    return fine
 
 
 def _given(
@@ -338,8 +352,7 @@ def _given(
         raise UserError(
             f"{', '.join(env_args)} cannot be given to the vector environment {name}, which is already made"
         )
-    if num_envs not in (None, vector.num_envs):
-        raise UserError(f"{name} has {vector.num_envs} environments, and num_envs is {num_envs}")
+    check_count(vector, num_envs)
     if mode not in (None, vector.metadata.get("autoreset_mode")):
         raise UserError(
             f"{name} resets as {vector.metadata.get('autoreset_mode')}, which autoreset={mode} cannot change"

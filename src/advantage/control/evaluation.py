@@ -10,6 +10,7 @@ import torch
 from advantage.control.actions import Bounds
 from advantage.control.environments import Envs
 from advantage.control.normalization import Normalizer
+from advantage.errors import RunFailed
 from advantage.trajectory import Episode, Policy, tree_map
 
 
@@ -47,6 +48,7 @@ def evaluate(
     episodes: int,
     seed: int,
     rng: np.random.Generator | None = None,
+    max_steps: int | None = None,
 ) -> Score:
     """Returns of `episodes` whole episodes, the same number from every environment (first ones one more).
 
@@ -57,10 +59,14 @@ def evaluate(
         episodes: how many, ≥ 1.
         seed: of the environments.
         rng: noise of the actions; None acts deterministically.
+        max_steps: of an episode that counts; None for no bound.
+
+    Raises:
+        RunFailed: an episode is longer. Its length depends on the policy, so that only playing shows it.
     """
-    owed = [len(range(i, episodes, envs.num_envs)) for i in range(envs.num_envs)]
+    owed = np.array([len(range(i, episodes, envs.num_envs)) for i in range(envs.num_envs)])
     kept: list[Episode] = []
-    counts = [0] * envs.num_envs
+    counts = np.zeros(envs.num_envs, int)
     envs.start(seed)
     with torch.inference_mode():
         while len(kept) < episodes:
@@ -71,5 +77,10 @@ def evaluate(
                 if counts[episode.stream] < owed[episode.stream]:
                     counts[episode.stream] += 1
                     kept.append(episode)
+            if max_steps is not None and (envs.lengths[counts < owed] >= max_steps).any():
+                raise RunFailed(
+                    f"{envs.name}: an episode of the evaluation has not ended after eval_max_steps={max_steps} steps;"
+                    " give the environment a time limit (max_episode_steps), or raise eval_max_steps"
+                )
     kept.sort(key=lambda episode: episode.stream)
     return Score(np.array([e.total_reward for e in kept]), np.array([e.length for e in kept]))

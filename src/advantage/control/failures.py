@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,14 @@ from advantage.errors import RunFailed, UserError
 
 _GYMNASIUM = Path(gym.__file__).parent
 _LOOP = (_GYMNASIUM / "vector", _GYMNASIUM / "wrappers", Path(snapshot.__file__))
+_TOO_MUCH = (
+    "allocate memory",
+    "Storage size calculation overflowed",
+    "Overflow when unpacking",
+    "cannot fit 'int' into an index-sized",
+    "Maximum allowed dimension exceeded",
+    "array is too big",
+)
 _LOOPS = (SyncVectorEnv.step.__code__, SyncVectorEnv.reset.__code__)
 _INTERFACE = {
     "step": "step(action) returns (observation, reward, terminated, truncated, info)",
@@ -57,6 +67,24 @@ def misfits(vector: VectorEnv[Any, Any, Any]) -> str | None:
         if observation is not None and (text := misfit(space, observation, "observation")) is not None:
             return f"environment {index}: {text}"
     return None
+
+
+@contextmanager
+def in_memory(**asked: Any) -> Iterator[None]:
+    """Around what makes large arrays, whose size these settings say.
+
+    Raises:
+        UserError: in place of any of the errors by which NumPy, torch and Python say that so much cannot be had.
+    """
+    try:
+        yield
+    except (RunFailed, UserError):  # RuntimeError and ValueError too, and said already
+        raise
+    except (MemoryError, OverflowError, RuntimeError, ValueError) as error:
+        if not (isinstance(error, MemoryError) or any(words in str(error) for words in _TOO_MUCH)):
+            raise
+        settings = ", ".join(f"{name}={value}" for name, value in asked.items())
+        raise UserError(f"{settings} does not fit in memory; make it smaller ({one_line(error):.120})") from error
 
 
 def _culprit(error: Exception, vector: VectorEnv[Any, Any, Any]) -> int | None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 
-from advantage.trajectory import Tree, tree_leaves, tree_map
+from advantage.control.space_trees import leaves, map_leaves
+from advantage.trajectory import Tree
 
 Array = np.ndarray[Any, Any]
 
@@ -58,11 +60,12 @@ class Normalizer:
 
     EPS = 1e-8
 
-    def __init__(self, observation: Tree, num_envs: int, settings: Any) -> None:
+    def __init__(self, space: spaces.Space[Any], num_envs: int, settings: Any) -> None:
+        self.space = space
         self.clip, self.reward_clip, self.gamma = settings.observation_clip, settings.reward_clip, settings.gamma
         self.observations: list[Moments | None] = [
-            Moments(leaf.shape[1:]) if settings.normalize_observations and leaf.dtype.kind == "f" else None
-            for leaf in tree_leaves(observation)
+            Moments(leaf.shape) if settings.normalize_observations and isinstance(leaf, spaces.Box) else None
+            for leaf in leaves(space, map_leaves(space, lambda part, _: part, space), "observation").values()
         ]
         self.rewards = Moments(()) if settings.normalize_rewards else None
         self.sums = np.zeros(num_envs)
@@ -77,15 +80,15 @@ class Normalizer:
         self.sums = np.zeros_like(self.sums)
 
     def observe(self, observation: Tree) -> Tree:
-        """Normalised observations (…, *shape) by the present moments; leaves that are no reals stay as they are."""
+        """Normalised observations (…, *shape) by the present moments; leaves that are no boxes stay as they are."""
         if not self.active:
             return observation
         moments = iter(self.observations)
-        return tree_map(lambda leaf: self._scaled(leaf, next(moments)), observation)
+        return map_leaves(self.space, lambda _, leaf: self._scaled(leaf, next(moments)), observation)
 
     def learn_observations(self, observation: Tree, mask: Array) -> None:
         """Takes in the observations (…, *shape) of one rollout where the mask (…) is true."""
-        for leaf, moments in zip(tree_leaves(observation), self.observations, strict=True):
+        for leaf, moments in zip(leaves(self.space, observation, "").values(), self.observations, strict=True):
             if moments is not None:
                 moments.update(leaf[mask])
 
@@ -123,4 +126,5 @@ class Normalizer:
         if moments is None:
             return leaf
         scaled = (leaf - moments.mean) / np.sqrt(moments.variance + self.EPS)
-        return np.clip(scaled, -self.clip, self.clip).astype(leaf.dtype)
+        kind = leaf.dtype if leaf.dtype.kind == "f" else np.float32
+        return np.clip(scaled, -self.clip, self.clip).astype(kind)

@@ -14,6 +14,7 @@ class Control(Common):
 
     num_envs: int = setting(8, "environments stepped together", low=1)
     env_args: dict[str, Any] = setting({}, "arguments of the environment, also by --env NAME=VALUE")
+    eval_max_steps: int = setting(100_000, "longest episode of an evaluation; a longer one fails", unit="steps", low=1)
     vectorization: str = setting("auto", "how they are stepped", choices=("auto", "sync", "async"))
     gamma: float = setting(0.99, "discount γ", low=0, high=1)
     learning_rate: Schedule = setting("lin_3e-4", "step size of Adam", low=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -10,6 +11,7 @@ import torch
 from advantage.control.actions import Bounds
 from advantage.control.environments import Envs, make_envs
 from advantage.control.evaluation import Score, evaluate
+from advantage.control.failures import in_memory
 from advantage.control.normalization import Normalizer
 from advantage.control.policy import ActorCritic, make_policy
 from advantage.control.settings import Control
@@ -37,12 +39,16 @@ def prepare(target: Any, settings: Control, run: LiveRun) -> Workshop:
             f"eval_every is {settings.eval_every}, a ready-made environment cannot be evaluated beside its training;"
             " give its constructor, or eval_every=0"
         )
-    torch.set_num_threads(settings.threads)
-    count = how_many(target, settings.num_envs)
-    envs = make_envs(target, count, vectorization=settings.vectorization, env_args=settings.env_args)
-    policy = make_policy(envs.spaces.observation, envs.spaces.action, settings, run.seed("network"))
-    envs.start(run.seed("environments"))
-    normalizer = Normalizer(envs.context["observation"], envs.num_envs, settings)
+    _set_threads(settings.threads)
+    count = how_many(target, settings.num_envs) or settings.num_envs
+    with in_memory(num_envs=settings.num_envs):
+        envs = make_envs(target, count, vectorization=settings.vectorization, env_args=settings.env_args)
+        envs.start(run.seed("environments"))
+    with in_memory(network=",".join(map(str, settings.network))):
+        policy = make_policy(envs.spaces.observation, envs.spaces.action, settings, run.seed("network"))
+    normalizer = Normalizer(envs.spaces.observation, envs.num_envs, settings)
+    if settings.normalize_observations and not normalizer.active:
+        run.note("warn", "normalize_observations", "no observation here is a number on a scale: nothing is normalised")
     if settings.eval_every:
         run.held_out(lambda: held_out(target, policy, normalizer, settings, run.seed("evaluation")).scalars())
     return Workshop(envs, policy, normalizer)
@@ -56,7 +62,8 @@ def held_out(
     count = how_many(target, min(episodes, settings.num_envs))
     envs = make_envs(target, count, vectorization="sync", env_args=settings.env_args)
     try:
-        return evaluate(envs, policy, normalizer, Bounds(envs.spaces.action, settings.action_bounds), episodes, seed)
+        bounds = Bounds(envs.spaces.action, settings.action_bounds)
+        return evaluate(envs, policy, normalizer, bounds, episodes, seed, max_steps=settings.eval_max_steps)
     finally:
         envs.close()
 
@@ -64,6 +71,16 @@ def held_out(
 def how_many(target: Any, wanted: int) -> int | None:
     """As many as are wanted of an id or a constructor; of anything else None: all that it holds."""
     return wanted if isinstance(target, str) or callable(target) else None
+
+
+def _set_threads(asked: int) -> None:
+    """Checked here and not as a range of the setting: a run of a larger machine can still be looked at on this one."""
+    if asked > (here := os.cpu_count() or 1):
+        raise UserError(
+            f"threads is {asked}; this machine has {here} processors, give at most as many"
+            " (to resume here, in the run's config.toml)"
+        )
+    torch.set_num_threads(asked)
 
 
 def describe(rollout: Rollout, bounds: Bounds) -> dict[str, float]:

@@ -2,12 +2,14 @@
 
 What suffices differs by family (measured bit for bit on Gymnasium 1.4):
 
+- whatever has `state()` and `restore(state)` of its own: those;
 - classic control and toy text: a few attributes;
 - MuJoCo: the integration state (with the solver's warm start) and the body positions of the step before, from which
   Ant and Humanoid take their velocity;
 - Box2D and everything unknown: a replay of the actions since the last reset, from the generator's state before it.
   Contacts remember earlier episodes unless every episode begins in a fresh world, so `Recorder` gives it one, in
-  training too. The last observation tells whether the replay came out right.
+  training too. The last observation tells whether the replay came out right, but nothing of what an environment
+  keeps across its episodes (a counter in `reset`, a generator of its own).
 
 `deepcopy` is no way: Box2D and MuJoCo environments silently come back as newly built ones.
 """
@@ -25,6 +27,8 @@ import numpy as np
 from gymnasium.wrappers.utils import RunningMeanStd
 
 from advantage.control.space_trees import leaves, map_leaves, nested, rebuild
+from advantage.control.targets import one_line
+from advantage.errors import RunFailed, UserError
 from advantage.trajectory import tree_map
 
 State = dict[str, Any]  # names to arrays and values that JSON can say
@@ -44,10 +48,14 @@ _ATTRIBUTES: dict[str, tuple[str, ...]] = {
 _STALE_POSITIONS = ("xpos", "xipos", "site_xpos")
 _KEEP_THEIR_WORLD = ("BipedalWalker", "CarRacing")  # LunarLander makes a new one at each reset
 _NOT_STATE = {"env", "_saved_kwargs", "_cached_spec", "_metadata"}
+LONGEST = 100_000  # actions to replay: an episode without an end must fill neither memory nor checkpoints
 
 
 class Recorder(gym.Wrapper[Any, Any, Any, Any]):
-    """Remembers how the present episode came about: its generator's state before the reset, and every action since."""
+    """Remembers how the present episode came about: its generator's state before the reset, and every action since.
+
+    Of an episode longer than `LONGEST` it keeps no action: that one cannot be brought back.
+    """
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         super().__init__(env)
@@ -55,19 +63,22 @@ class Recorder(gym.Wrapper[Any, Any, Any, Any]):
         self.options: dict[str, Any] | None = None
         self.generator: Any = None
         self.actions: list[Any] = []
+        self.steps = 0
         self.observation: Any = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         _fresh_world(self.unwrapped)
-        self.seed, self.options, self.actions = seed, deepcopy(options), []
+        self.seed, self.options, self.actions, self.steps = seed, deepcopy(options), [], 0
         self.generator = self.unwrapped.np_random.bit_generator.state if seed is None else None
         self.observation, info = self.env.reset(seed=seed, options=options)
         return self.observation, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        self.actions.append(
-            action if isinstance(action, np.generic) else deepcopy(action)
-        )  # an array is a row of a buffer
+        self.steps += 1
+        if self.steps <= LONGEST:  # an array is a row of a buffer
+            self.actions.append(action if isinstance(action, np.generic) else deepcopy(action))
+        else:
+            self.actions.clear()
         observation, reward, terminated, truncated, info = self.env.step(action)
         if terminated or truncated:  # the reset would overwrite the last observation where its buffer is used again
             observation = deepcopy(observation)
@@ -87,6 +98,12 @@ def prepare(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
     return env
 
 
+def unchecked(env: Any) -> bool:
+    """Whether an environment may keep something across episodes that no replay shows: one of a kind unknown here."""
+    core = env.unwrapped
+    return _method(core) == "replay" and not type(core).__module__.startswith("gymnasium.envs.box2d")
+
+
 def snapshot(env: Any) -> State:
     """Everything needed to go on with an environment from where it is.
 
@@ -96,6 +113,9 @@ def snapshot(env: Any) -> State:
 
     Returns:
         Names to arrays (copies) and JSON-able values.
+
+    Raises:
+        UserError: an environment's own `state` holds what is no data.
     """
     core = env.unwrapped
     state: State = {"method": _method(core)}
@@ -117,6 +137,9 @@ def restore(env: Any, state: Mapping[str, Any]) -> bool:
     Returns:
         Whether that succeeded exactly. If not (another kind of environment, a replay whose last observation differs),
         the environment is in no defined state and has to be reset.
+
+    Raises:
+        RunFailed: an environment's own `restore` raised.
     """
     core = env.unwrapped
     method = _method(core)
@@ -136,6 +159,21 @@ def restore(env: Any, state: Mapping[str, Any]) -> bool:
 
 
 # --- one pair of functions a family: what to keep, and how to bring it back ---
+
+
+def _keep_own(env: Any) -> State:
+    name, own = type(env.unwrapped).__name__, env.unwrapped.state()
+    if not (isinstance(own, dict) and _is_data(own)):
+        raise UserError(f"{name}.state() gives no dict of plain values and arrays by name: {own!r:.80}")
+    return {"own": own}
+
+
+def _set_own(env: Any, state: Mapping[str, Any]) -> bool:
+    try:
+        env.unwrapped.restore(_get(state, "own"))
+    except Exception as error:
+        raise RunFailed(f"{type(env.unwrapped).__name__}.restore(state) failed: {one_line(error)}") from error
+    return True
 
 
 def _keep_attributes(env: Any) -> State:
@@ -172,7 +210,7 @@ def _keep_replay(env: Any) -> State:
     recorder = next(wrapper for wrapper in _wrappers(env) if isinstance(wrapper, Recorder))
     core = recorder.unwrapped
     state = {f"reset/{name}": getattr(recorder, name) for name in ("seed", "options", "generator")}
-    state["actions/count"] = len(recorder.actions)
+    state["actions/count"] = recorder.steps
     rows = [leaves(core.action_space, action, "actions/taken") for action in recorder.actions]
     state |= {name: np.stack([row[name] for row in rows]) for name in (rows[0] if rows else ())}
     return state | leaves(
@@ -183,6 +221,8 @@ def _keep_replay(env: Any) -> State:
 def _replay(env: Any, state: Mapping[str, Any]) -> bool:
     recorder = next(wrapper for wrapper in _wrappers(env) if isinstance(wrapper, Recorder))
     core = recorder.unwrapped
+    if _get(state, "actions/count") > LONGEST:
+        return False
     if (generator := _get(state, "reset/generator")) is not None:
         core._np_random = _generator(generator)
     taken = {name: _get(state, name) for name in state if name.split("/")[:2] == ["actions", "taken"]}
@@ -216,6 +256,7 @@ def _set_members(env: Any, state: Mapping[str, Any]) -> bool:
 
 
 _keepers: dict[str, tuple[Any, Any]] = {
+    "own": (_keep_own, _set_own),
     "attributes": (_keep_attributes, _set_attributes),
     "mujoco": (_keep_mujoco, _set_mujoco),
     "replay": (_keep_replay, _replay),
@@ -230,6 +271,8 @@ def _method(core: Any) -> str:
         return "attributes"
     if home.startswith("gymnasium.envs.mujoco"):
         return "mujoco"
+    if all(callable(getattr(core, name, None)) for name in ("state", "restore")):
+        return "own"
     if isinstance(core, gym.Env):
         return "replay"
     return "members" if isinstance(core, gym.vector.SyncVectorEnv) else "none"

@@ -68,10 +68,19 @@ def nested(space: spaces.Space[Any]) -> Iterator[spaces.Space[Any]]:
         yield from nested(part)
 
 
-def unsupported(space: spaces.Space[Any]) -> spaces.Space[Any] | None:
-    """The first space inside it whose values are no trees of arrays (Text, Graph, Sequence, …); None where all are."""
+def unsupported(space: spaces.Space[Any]) -> str | None:
+    """The first space inside it whose values are no trees of arrays (Text, Graph, Sequence, …), or that is empty.
+
+    Returns:
+        What is wrong with it, in words; None where every space is fit.
+    """
     known = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary, spaces.Dict, spaces.Tuple)
-    return next((inner for inner in nested(space) if not isinstance(inner, known)), None)
+    for inner in nested(space):
+        if not isinstance(inner, known):
+            return f"{inner} is not supported; use Box, Discrete, MultiDiscrete, MultiBinary, Dict or Tuple"
+        if 0 in (inner.shape or ()) or parts(inner) == []:
+            return f"{inner} is empty; give it at least one entry"
+    return None
 
 
 def misfit(space: spaces.Space[Any], value: Tree, name: str) -> str | None:

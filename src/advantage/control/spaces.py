@@ -64,11 +64,18 @@ class _OneHot(Encoder):
 
     def forward(self, observation: Tensor) -> Tensor:
         columns = observation.reshape(observation.shape[0], len(self.counts)).unbind(-1)
-        parts = [
-            one_hot(column.long() - start, n)
-            for column, start, n in zip(columns, self.starts, self.counts, strict=True)
-        ]
+        parts = [_hot(*each) for each in zip(columns, self.starts, self.counts, strict=True)]
         return torch.cat(parts, -1).to(self.dtype)
+
+
+def _hot(column: Tensor, start: int, count: int) -> Tensor:
+    try:
+        return one_hot(column.long() - start, count)
+    except RuntimeError:
+        if (stray := column[(column < start) | (column >= start + count)]).numel() == 0:
+            raise
+        last = start + count - 1
+        raise UserError(f"a discrete observation is {stray[0]}; its space has {start} … {last}") from None
 
 
 class _Parts(Encoder):

@@ -14,6 +14,7 @@ from typing import Any
 
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec, load_env_creator, parse_env_id
+from gymnasium.vector import VectorEnv
 
 from advantage.errors import UserError, nearest
 
@@ -28,6 +29,36 @@ class Target:
     name: str
     constructors: Sequence[Constructor]
     native: Callable[[], Any] | None = None
+
+
+def count(target: Any) -> int | None:
+    """How many environments a target is by itself; None for an id or a constructor, which make as many as are wanted.
+
+    >>> count("CartPole-v1"), count([dict, dict])
+    (None, 2)
+    """
+    if isinstance(target, VectorEnv):
+        return int(target.num_envs)
+    if isinstance(target, gym.Env):
+        return 1
+    return len(target) if isinstance(target, (list, tuple)) else None
+
+
+def check_count(target: Any, num_envs: int | None) -> None:
+    """Refuses a number of environments that the target is not.
+
+    Raises:
+        UserError: another number than its own.
+    """
+    has = count(target)
+    if has in (None, num_envs) or num_envs is None:
+        return
+    fact = "an environment instance is one environment"
+    if isinstance(target, VectorEnv):
+        fact = f"{type(target.unwrapped).__name__} has {has} environments"
+    elif not isinstance(target, gym.Env):
+        fact = f"the list has {has} constructors"
+    raise UserError(f"num_envs is {num_envs}, {fact}; leave it away or make it {has}")
 
 
 def resolve(target: Any, num_envs: int | None, env_args: Mapping[str, Any], render_mode: str | None) -> Target:
@@ -50,17 +81,17 @@ def resolve(target: Any, num_envs: int | None, env_args: Mapping[str, Any], rend
             raise UserError(
                 f"{_shown(arguments)} cannot be given to an environment that is made; give its id or constructor"
             )
-        _same_number("an environment instance is one environment", 1, num_envs)
+        check_count(target, num_envs)
         return Target(type(target.unwrapped).__name__, [lambda: target])
     if isinstance(target, (list, tuple)):
         if wrong := [entry for entry in target if not callable(entry)]:
             raise UserError(f"a list of environments holds constructors, not {wrong[0]!r}")
         if not target:
             raise UserError("an empty list of constructors makes no environment")
-        _same_number(f"the list has {len(target)} constructors", len(target), num_envs)
+        check_count(target, num_envs)
         return _of_constructors(target, arguments)
     if callable(target):
-        return _of_constructors([target] * (num_envs or 1), arguments)
+        return _of_constructors(_repeated(target, num_envs or 1), arguments)
     raise UserError(
         f"{target!r} is no environment: give a Gymnasium id, an environment, a constructor or a list of constructors"
     )
@@ -89,7 +120,9 @@ def _of_id(name: str, num_envs: int, arguments: dict[str, Any]) -> Target:
     taken_by_gymnasium = {"max_episode_steps", "render_mode"}
     asked = {name: value for name, value in arguments.items() if name not in taken_by_gymnasium}
     _check_arguments(spec.id, _load(spec, entry) if isinstance(entry, str) else entry, asked)
-    return Target(spec.id, [partial(_build, spec, make, arguments)] * num_envs, _native(spec, num_envs, arguments))
+    return Target(
+        spec.id, _repeated(partial(_build, spec, make, arguments), num_envs), _native(spec, num_envs, arguments)
+    )
 
 
 def _of_constructors(constructors: Sequence[Callable[..., Any]], arguments: dict[str, Any]) -> Target:
@@ -97,6 +130,13 @@ def _of_constructors(constructors: Sequence[Callable[..., Any]], arguments: dict
     for constructor in set(constructors):
         _check_arguments(name, constructor, arguments)
     return Target(name, [partial(_build, name, partial(make, **arguments), arguments) for make in constructors])
+
+
+def _repeated(constructor: Constructor, num_envs: int) -> list[Constructor]:
+    try:
+        return [constructor] * num_envs
+    except (MemoryError, OverflowError):
+        raise UserError(f"num_envs={num_envs} does not fit in memory; make it smaller") from None
 
 
 def _native(spec: EnvSpec, num_envs: int, arguments: dict[str, Any]) -> Callable[[], Any] | None:
@@ -185,11 +225,6 @@ def _unknown(env_id: str) -> str:
             f"unknown environment {env_id!r}: nothing of {namespace!r} is registered; name its module, module:{env_id}"
         )
     return f"unknown environment {env_id!r}: none of the {len(gym.registry)} registered ones has a name like it"
-
-
-def _same_number(fact: str, has: int, num_envs: int | None) -> None:
-    if num_envs not in (None, has):
-        raise UserError(f"{fact}, and num_envs is {num_envs}; set num_envs={has}")
 
 
 def _shown(arguments: Mapping[str, Any]) -> str:

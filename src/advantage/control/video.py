@@ -16,7 +16,8 @@ def record(agent: Agent, path: Path, seed: int) -> None:
     """Renders one deterministic episode into a .gif or .webp file.
 
     Raises:
-        UserError: another suffix, an environment that renders no pictures, or Pillow is missing.
+        UserError: another suffix, an environment that renders no pictures, Pillow is missing, or a path that cannot be
+            written.
     """
     if path.suffix not in (".gif", ".webp"):
         raise UserError(f"--video is {str(path)!r}; it must end in .gif or .webp")
@@ -26,8 +27,11 @@ def record(agent: Agent, path: Path, seed: int) -> None:
         raise UserError('a video needs Pillow: pip install "advantage[plots]"') from None
     frames, fps = _frames(agent, seed)
     pictures = [Image.fromarray(frame) for frame in frames]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=round(1000 / fps), loop=0)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=round(1000 / fps), loop=0)
+    except OSError as error:
+        raise UserError(f"--video is {str(path)!r}; it cannot be written: {error.strerror or error}") from error
 
 
 def _frames(agent: Agent, seed: int) -> tuple[list[Any], float]:

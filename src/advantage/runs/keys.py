@@ -21,6 +21,7 @@ KEYS: dict[str, tuple[str, str]] = {
         "1 - Var(return - value) / Var(return) of fresh data; 1 perfect, 0 a constant, < 0 worse",
     ),
     "train/value_loss": ("reward^2", "mean of (value - target)^2, without the coefficient and without a half"),
+    "train/stopping_kl": ("nats", "that of the minibatch whose step was refused; absent where none was"),
     "train/policy_gradient_loss": ("", "the policy's part of the loss, minimised: the negated surrogate"),
     "train/loss": ("", "the whole loss: policy, value and entropy parts with their coefficients"),
     "train/learning_rate": ("", "step size of the optimiser in this update"),

@@ -299,7 +299,7 @@ class LiveRun:
         """Rows, rollout/ and policy/ first: a checkpoint that is there never promises what is not."""
         self._database.flush()
         states = {name: snapshot(thing) for name, thing in self._kept.items()}
-        counters = {"update": self._update, "steps": self.steps, "tokens": self._tokens}
+        counters = {"update": self._update, "steps": self.steps, "tokens": self._tokens, "total": self._total}
         run = {**counters, "best": self._best, "active": sorted(self._active)}
         about = {"written": time.time(), "wall_time": self._wall_time(), "attempt": self._database.attempt}
         with self._disk_errors(f"checkpoint step-{self.steps}"):
@@ -359,6 +359,7 @@ class LiveRun:
             self.resumed = True
             self.steps, self._update, self._tokens = run["steps"], run["update"], run["tokens"]
             self._best, self._active = run["best"], set(run["active"])
+            self._total = run.get("total", 0)  # until updates() says what it is now: a set-up may fail before
         return torn
 
     def _say_start(self, torn: list[str]) -> None:
@@ -390,7 +391,7 @@ class LiveRun:
         """What a policy file says about itself; nothing in it differs between an interrupted run and another."""
         config = self.directory.config
         named = {name: config[name] for name in ("format", "algorithm", "target", "seed")}
-        return {**named, "update": self._update, "steps": self.steps}
+        return {**named, "update": self._update, "steps": self.steps, "total": self._total}
 
     def _wall_time(self) -> float:
         before = self._checkpoint.body["about"]["wall_time"] if self._checkpoint else 0.0

@@ -13,7 +13,7 @@ import numpy as np
 from advantage.errors import UserError
 from advantage.runs import checkpoint
 from advantage.runs.database import check_version
-from advantage.runs.directory import read_config, read_status
+from advantage.runs.directory import COUNTS, read_config, read_status
 from advantage.runs.lock import is_held
 
 if TYPE_CHECKING:
@@ -42,11 +42,17 @@ class RunReader:
         `total`, `error`.
 
         A run that says that it runs and whose process is gone has the state "killed"; one that never began, "new".
+        Where status.json is lost or torn, the last whole checkpoint says how far the run came.
         """
-        status = read_status(self.path) or {"state": "new"}
+        status = read_status(self.path) or self._counted()
         if status["state"] == "running" and not is_held(self.path / "lock"):
             status["state"] = "killed"
         return status
+
+    def total(self) -> int | None:
+        """Steps of the whole run: what `resume --steps` set last, else what config.toml says."""
+        total: int | None = self.status().get("total") or self.config["settings"].get("steps")
+        return total
 
     def metrics(self) -> dict[str, Column]:
         """One column a metric, one entry an update (NaN where it has none).
@@ -123,6 +129,14 @@ class RunReader:
         from advantage.runs import saved
 
         return saved.read_rollout(self.path / "rollout")
+
+    def _counted(self) -> dict[str, Any]:
+        """The counters of the last whole checkpoint, of a run that may be running; or a new one's state."""
+        found, _ = checkpoint.latest(self.path / "checkpoints")
+        if found is None:
+            return {"state": "new"}
+        run = found.body["run"]
+        return {"state": "running", **{name: run.get(name) for name in COUNTS}}
 
     def _rows(self, query: str) -> list[tuple[Any, ...]]:
         """All rows of a query, through a connection that cannot write; none where the run has no database yet."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,13 @@ def read_policy(folder: Path) -> tuple[dict[str, State], dict[str, Any]]:
     """The states of the parts, ready for `state.restore`, and what the file says about itself.
 
     Raises:
-        UserError: there is none yet.
+        UserError: there is none yet, or it cannot be read.
     """
-    arrays, about = _get(folder / POLICY)
-    states: dict[str, State] = about.pop("scalars")
-    for name, value in arrays.items():
-        part, _, own = name.partition("/")
-        states[part][own] = value
+    with _reading(folder / POLICY) as (arrays, about):
+        states: dict[str, State] = about.pop("scalars")
+        for name, value in arrays.items():
+            part, _, own = name.partition("/")
+            states[part][own] = value
     return states, about
 
 
@@ -53,11 +54,12 @@ def read_rollout(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The fields of the rollout that were not None, as trees, and what the file says about itself (`update`, `steps`).
 
     Raises:
-        UserError: there is none yet.
+        UserError: there is none yet, or it cannot be read.
     """
-    arrays, about = _get(folder / ROLLOUT)
-    words = {name: tuple(value) for name, value in about.pop("words").items()}
-    return {**tensors.unflatten(arrays, about.pop("tuples")), **words}, about
+    with _reading(folder / ROLLOUT) as (arrays, about):
+        words = {name: tuple(value) for name, value in about.pop("words").items()}
+        fields = {**tensors.unflatten(arrays, about.pop("tuples")), **words}
+    return fields, about
 
 
 def _put(path: Path, arrays: Mapping[str, tensors.Array], about: Mapping[str, Any]) -> None:
@@ -65,9 +67,16 @@ def _put(path: Path, arrays: Mapping[str, tensors.Array], about: Mapping[str, An
     durable.replace(path, lambda draft: tensors.write(draft, arrays, about))
 
 
-def _get(path: Path) -> tuple[dict[str, tensors.Array], dict[str, Any]]:
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[tuple[dict[str, tensors.Array], dict[str, Any]]]:
+    """The content of a file, for as long as it is taken apart."""
     if not path.exists():
         raise UserError(
             f"{path}: not there; it is written with a run's first checkpoint (best/: with its first evaluation)"
         )
-    return tensors.read(path)
+    try:
+        yield tensors.read(path)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path}: cannot be read ({error}); the next checkpoint of `advantage resume` writes it again"
+        ) from error

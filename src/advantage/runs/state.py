@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from advantage.errors import RunFailed, UserError
 from advantage.runs.tensors import Array
 
 State = dict[str, Any]  # tensors, arrays, and what JSON can say (lists come back for tuples), by name
@@ -41,21 +42,30 @@ def restore(thing: Any, state: Mapping[str, Any]) -> None:
     """Put a state back into a thing of the same shape.
 
     Raises:
-        ValueError: the state belongs to an optimiser of other parameters.
-        RuntimeError: it belongs to a module of another shape (torch names the parameters).
+        UserError: the state belongs to a thing of another shape; the message names what does not fit.
     """
-    if _speaks(thing):
-        thing.restore(dict(state))
-    elif isinstance(thing, torch.nn.Module):
-        thing.load_state_dict(dict(state))
-    else:
-        _restore_optimizer(thing, state)
+    try:
+        _restore(thing, state)
+    except (UserError, RunFailed):
+        raise
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        told = " ".join(str(error).split())
+        raise UserError(f"this environment or these settings are not the run's: {told}") from error
 
 
 def split(state: Mapping[str, Any]) -> tuple[dict[str, Array], State]:
     """The arrays of a state, and the rest, which JSON holds."""
     arrays = {name: value for name, value in state.items() if isinstance(value, (Tensor, np.ndarray))}
     return arrays, {name: value for name, value in state.items() if name not in arrays}
+
+
+def _restore(thing: Any, state: Mapping[str, Any]) -> None:
+    if _speaks(thing):
+        thing.restore(dict(state))
+    elif isinstance(thing, torch.nn.Module):
+        thing.load_state_dict(dict(state))
+    else:
+        _restore_optimizer(thing, state)
 
 
 def _speaks(thing: Any) -> bool:

@@ -28,17 +28,31 @@ def write(path: Path, arrays: Mapping[str, Array], about: Mapping[str, Any]) -> 
     """
     numpy = sorted(name for name, value in arrays.items() if isinstance(value, np.ndarray))
     metadata = {"advantage": dumps({"about": about, "numpy": numpy})}  # one entry: the order of several is random
+    path.touch()
+    mode = path.stat().st_mode  # as the umask has it: safetensors itself makes a file for its owner alone
     try:
         save_file(_separate(arrays), path, metadata=metadata)
     except SafetensorError as error:
         raise OSError(f"{path}: {error}") from error
+    path.chmod(mode)
 
 
 def read(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
-    """The arrays of a file, on the CPU, each of the library it was written from; and what was said about them."""
-    with safe_open(path, framework="pt") as file:
-        kept = loads(file.metadata()["advantage"])
-        arrays: dict[str, Array] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    """The arrays of a file, on the CPU, each of the library it was written from; and what was said about them.
+
+    Raises:
+        ValueError: the file is torn, or not of our writing.
+        OSError: it cannot be opened.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            arrays: dict[str, Array] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
+    if "advantage" not in metadata:
+        raise ValueError("advantage did not write it")
+    kept = loads(metadata["advantage"])
     for name in kept["numpy"]:
         arrays[name] = arrays[name].numpy()  # type: ignore[union-attr]
     return arrays, kept["about"]

@@ -77,6 +77,7 @@ class _Run:
     seed: int
     settings: dict[str, Any]
     state: str
+    extended: str
     columns: Columns
 
 
@@ -159,11 +160,23 @@ def _read(path: str | Path) -> _Run:
     reader = RunReader(path)
     config = reader.config
     settings = dict(config["settings"])
+    extended = _set_total(settings, reader.total())
     arguments = settings.pop("env_args", {})
+    if not isinstance(arguments, dict):
+        raise UserError(f"{reader.path}/config.toml: env_args is {arguments!r}; it must be a table")
     words = [config["target"], *(f"{name}={value}" for name, value in sorted(arguments.items()))]
     environment = printable(" ".join(words))  # fonts and terminals choke on control characters
-    seed, state = int(config["seed"]), str(reader.status()["state"])
-    return _Run(reader.path, config["algorithm"], environment, seed, settings, state, read_columns(reader))
+    seed, state = config["seed"], reader.status()["state"]
+    return _Run(reader.path, config["algorithm"], environment, seed, settings, state, extended, read_columns(reader))
+
+
+def _set_total(settings: dict[str, Any], total: int | None) -> str:
+    """The steps that a resume made of those the run began with; says so where they differ."""
+    began = settings.get("steps")
+    if began in (None, total):
+        return ""
+    settings["steps"] = total
+    return f"began with {began:,} steps, resumed to {total:,}"
 
 
 def _groups(runs: Sequence[_Run]) -> dict[str, list[_Run]]:
@@ -238,6 +251,9 @@ def _notes(label: str, group: Sequence[_Run]) -> Iterator[str]:
     unfinished = sorted(Counter(run.state for run in group if run.state != "finished").items())
     if unfinished:
         yield f"{name}: not finished: {', '.join(f'{times} {state}' for state, times in unfinished)}"
+    for run in group:
+        if run.extended:
+            yield f"{name}: {run.path} {run.extended}"
     silent = [str(run.path) for run in group if _final(run) is None]
     if silent:
         yield f"{name}: left out, no episode has finished: {', '.join(silent)}"

@@ -29,11 +29,11 @@ from advantage.core import (
 )
 from advantage.core.dialects import DIALECTS
 from advantage.errors import UserError
-from advantage.settings import at, resolve
+from advantage.settings import resolve
 from advantage.trajectory import Batch, Evaluation, Rollout
-from advantage.update import estimate
+from advantage.update import estimate, scheduled_settings
 
-SHOWN = 6  # n-step advantages that the table prints; the JSON has them all
+SHOWN = 6  # n-step advantages with a rung of their own; the weighted mean is over all
 
 
 @dataclass(frozen=True)
@@ -58,14 +58,16 @@ class Ladder:
     rungs: list[Rung] = field(default_factory=list)
 
 
-def explain(run_dir: str | Path, update: int | None = None, stream: int = 0, step: int = 0, env: Any = None) -> Ladder:
-    """The ladder of step `step` of stream `stream` in the kept rollout.
+def explain(
+    run_dir: str | Path, update: int | None = None, stream: int = 0, step: int | None = None, env: Any = None
+) -> Ladder:
+    """The ladder of one decision in the kept rollout.
 
     Args:
         run_dir: a run with a checkpoint.
         update: which update; None for the one that is kept (only the last checkpointed one is).
         stream: environment, from 0.
-        step: time step in the rollout, from 0.
+        step: time step in the rollout, from 0; None for the stream's first decision.
         env: the environment, where the run was given a Python object.
 
     Raises:
@@ -77,6 +79,8 @@ def explain(run_dir: str | Path, update: int | None = None, stream: int = 0, ste
         raise UserError(f"update is {update}; the rollout that is kept is that of update {about['update']}")
     rollout = Rollout(**fields)
     streams, time = rollout.mask.shape
+    if step is None:
+        step = int(rollout.mask[stream].int().argmax()) if 0 <= stream < streams else 0
     if not 0 <= stream < streams or not 0 <= step < time:
         raise UserError(
             f"stream {stream}, step {step} is not there; streams are 0 … {streams - 1}, steps 0 … {time - 1}"
@@ -85,8 +89,8 @@ def explain(run_dir: str | Path, update: int | None = None, stream: int = 0, ste
         raise UserError(f"stream {stream}, step {step} only resets its environment; choose a step beside it")
     algorithm = module(run.reader.config["algorithm"])
     settings = resolve(algorithm.Settings, run.reader.config["settings"])
-    total = max(settings.steps, run.reader.status().get("total") or 0)
-    now = at(settings, max(0.0, 1.0 - (about["steps"] - rollout.steps) / total))
+    total = about.get("total") or run.reader.total() or settings.steps
+    now = scheduled_settings(settings, about["steps"] - rollout.steps, total, rollout.steps)
     said = _said(run, rollout)
     ladder = Ladder(str(run.path), int(about["update"]), stream, step)
     place = (stream, step)
@@ -132,19 +136,22 @@ def _credit(rollout: Rollout, now: Any, place: tuple[int, int]) -> list[Rung]:
         Rung("TD residual", "δ_t", "r_t + γ_t V(s_t+1) − V(s_t)", {"r_t": r, "γ_t V(s_t+1)": discount * nxt, "V": v},
              float(delta[place])),
     ]  # fmt: skip
-    estimates = [float(n_step_advantage(delta, factors, rollout.cut, n)[place]) for n in range(1, left + 1)]
-    rungs += [_n_step(rewards, values, following, factors, place, n, estimates[n - 1]) for n in range(1, left + 1)][
-        :SHOWN
-    ]
+    for n in range(1, min(left, SHOWN) + 1):
+        estimate_n = float(n_step_advantage(delta, factors, rollout.cut, n)[place])
+        rungs.append(_n_step(rewards, values, following, factors, place, n, estimate_n))
     lam = now.gae_lambda
-    weights = [(1.0 - lam) * lam ** (n - 1) for n in range(1, left)] + [lam ** (left - 1)]
-    mean = sum(weight * estimate for weight, estimate in zip(weights, estimates, strict=True))
+    weights = (1.0 - lam) * lam ** torch.arange(left, dtype=torch.float64)
+    weights[-1] = lam ** (left - 1)
+    ahead = slice(step, step + left)  # Â⁽ⁿ⁾ for every n: the running sum of discounted residuals
+    worth = factors[stream, ahead].double().cumprod(0).roll(1)
+    worth[0] = 1.0
+    mean = float((weights * (worth * delta[stream, ahead].double()).cumsum(0)).sum())
     advantage = float(gae(delta, factors, lams)[place])
     following_advantage = float(gae(delta, factors, lams)[stream, step + 1]) if left > 1 else 0.0
     return [
         *rungs,
         Rung("GAE, weighted mean", "Â_t", f"(1−λ) Σ λⁿ⁻¹ Â⁽ⁿ⁾ + λᴺ⁻¹ Â⁽ᴺ⁾, N = {left}",
-             {"λ": lam, "weights sum to": sum(weights), "weight of the last": weights[-1]}, mean),
+             {"λ": lam, "weights sum to": float(weights.sum()), "weight of the last": float(weights[-1])}, mean),
         Rung("GAE, recursion", "Â_t", "δ_t + γ_t λ_t Â_t+1",
              {"δ_t": float(delta[place]), "γ_t λ_t": float((factors * lams)[place]), "Â_t+1": following_advantage},
              advantage),
@@ -184,15 +191,16 @@ def _step(algorithm: Any, rollout: Rollout, said: Evaluation, now: Any, place: t
     ratio = likelihood_ratio(logp, logp_old)
     plain, clipped = (
         surrogate(ratio, batch.advantages),
-        clipped_surrogate(ratio, batch.advantages, now.eps_low, now.eps_high),
+        clipped_surrogate(ratio, batch.advantages, now.eps_low, now.eps_high, now.dual_clip),
     )
     rungs.append(
         Rung("ratio", "ρ_t", "exp(log π_new − log π_old)",
              {"log π_new": float(logp[place]), "log π_old": float(logp_old[place])}, float(ratio[place]))
     )  # fmt: skip
-    chose = "the clipped side: no gradient" if float(clipped[place]) < float(plain[place]) else "the unclipped side"
+    lower = float(clipped[place]) - float(plain[place])
+    chose = "the unclipped side" if lower == 0 else f"the {'clipped side' if lower < 0 else 'dual clip'}: no gradient"
     rungs.append(
-        Rung("clipped surrogate", "L_t", f"min(ρÂ, clip(ρ, {1 - now.eps_low:.3g}, {1 + now.eps_high:.3g})Â)",
+        Rung("clipped surrogate", "L_t", f"min(ρÂ, clip(ρ, {1 - now.eps_low:.6g}, {1 + now.eps_high:.6g})Â)",
              {"ρÂ": float(plain[place]), "min chose": chose}, float(clipped[place]))
     )  # fmt: skip
     free = logp.clone().requires_grad_()

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from advantage.algorithms import ALGORITHMS, module
+from advantage.api import recorded_settings
 from advantage.errors import UserError
 from advantage.runs import durable
 from advantage.runs.reader import RunReader
@@ -72,6 +73,8 @@ def render(reader: RunReader) -> str:
     """The page as text."""
     columns, status, episodes = read_columns(reader), reader.status(), reader.episodes()
     config = reader.config
+    if config["algorithm"] in ALGORITHMS:
+        recorded_settings(reader)  # refuses what a pen has spoilt, in one line
     name = f"{config['algorithm']} on {config['target']}, seed {config['seed']}"
     symptoms = diagnose(reader.path).symptoms
     return page(
@@ -85,7 +88,7 @@ def render(reader: RunReader) -> str:
         section("Tripwires and events", *_tripwires(symptoms)),
         section("Inside the updates", *_diagnostics(columns, reader.keys())),
         section("The critic's calibration", *_calibration(reader)),
-        section("Settings", *_settings(config)),
+        section("Settings", *_settings(config, reader.total())),
         section("Attempts and versions", *_attempts(reader, status)),
     )
 
@@ -275,14 +278,18 @@ def calibration_sentences(found: Calibration) -> list[str]:
     return said
 
 
-def _settings(config: Mapping[str, Any]) -> Iterator[Html]:
-    """What differs from the defaults; the rest folded away."""
+def _settings(config: Mapping[str, Any], total: int | None) -> Iterator[Html]:
+    """What differs from the defaults; the rest folded away. `total` is what a resume made of the steps."""
+    settings = dict(config["settings"])
+    if (began := settings.get("steps")) not in (None, total):
+        settings["steps"] = total
+        yield element("p", text(f"It began with {number(began)} steps; a resume made them {number(total)}."))
     known = {}
     if config["algorithm"] in ALGORITHMS:
         known = {name: (default, meaning) for name, default, meaning in describe(module(config["algorithm"]).Settings)}
     changed: list[list[Html]] = []
     usual: list[list[Html]] = []
-    for name, value in config["settings"].items():
+    for name, value in settings.items():
         default, meaning = known.get(name, ("", ""))
         shown = _toml(value)
         row = [element("code", text(name)), element("code", text(shown)), element("code", text(default)), text(meaning)]
