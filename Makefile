@@ -23,13 +23,15 @@ endif
 help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | awk -F ':.*## ' '{ printf "make %-11s%s\n", $$1, $$2 }'
 
-run: $(VENV)/.run  ## install, train PPO on CartPole, evaluate, write the report and the picture
+run: $(VENV)/.run  ## install, train PPO on CartPole and GRPO on a small language model, write reports and a picture
 	@$(ADVANTAGE) train ppo CartPole-v1 --seed 0 --run-dir $(RUN)
 	@$(ADVANTAGE) eval $(RUN)
 	@$(ADVANTAGE) report $(RUN)
-	@$(ADVANTAGE) compare $(RUN) --out $(RUN)/curve.png
+	@$(ADVANTAGE) train grpo tiny --task sort --steps 60 --seed 0 --run-dir $(RUN)-grpo
+	@$(ADVANTAGE) report $(RUN)-grpo
+	@$(ADVANTAGE) compare $(RUN) $(RUN)-grpo --out $(RUN)/curve.png
 	@printf '%s\n' '' \
-	  'report   $(RUN)/report.html' \
+	  'reports  $(RUN)/report.html  $(RUN)-grpo/report.html' \
 	  'picture  $(RUN)/curve.png' '' \
 	  'What to try next, after  source $(BIN)/activate' '' \
 	  '  advantage explain $(RUN)' '      one decision, from its reward to its share of the gradient' \
@@ -66,8 +68,8 @@ clean:  ## remove .venv, caches and coverage; runs stay
 	rm -rf $(VENV) .coverage .mypy_cache .pytest_cache .ruff_cache .import_linter_cache dist
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(VENV)/.run: EXTRAS := box2d,plots
-$(VENV)/.dev: EXTRAS := box2d,mujoco,plots,tensorboard,dev
+$(VENV)/.run: EXTRAS := box2d,plots,language
+$(VENV)/.dev: EXTRAS := box2d,mujoco,plots,tensorboard,language,dev
 
 # Torch is asked for as it stands in .venv, so that pip changes the build of nobody.
 $(VENV)/.run $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python

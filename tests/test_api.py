@@ -93,6 +93,12 @@ def test_numbers_that_are_none(run: advantage.Run, steps: Any) -> None:
         run.evaluate(steps)
 
 
+def test_evaluation_takes_nothing_of_the_other_world(run: advantage.Run) -> None:
+    assert run.world == "control"
+    with pytest.raises(UserError, match="task is for language models"):
+        run.evaluate(2, task="add")
+
+
 def test_another_environment_than_the_runs(tmp_path: Path) -> None:
     run = advantage.train("ppo", lambda: gym.make("CartPole-v1"), run_dir=tmp_path / "run", **QUICK)
     other = lambda: gym.make("Acrobot-v1")  # noqa: E731

@@ -15,6 +15,8 @@ import pytest
 import advantage
 from advantage.cli import COMMANDS, main
 
+LANGUAGE = {"models", "generate", "data", "label"}  # see test_cli_language.py
+
 QUICK = ["--steps", "512", "--set", "num_steps=32", "--quiet"]
 
 
@@ -53,6 +55,8 @@ MISTAKES = {
     "long target": (["train", "ppo", "x" * 300], "unknown environment"),
     "long run": (["eval", "x" * 300], "no such run"),
     "target no text": (["train", "ppo", "Cart\udcff-v1"], "UTF-8"),
+    "language flag": (["train", "ppo", "CartPole-v1", "--task", "add"], "--task is for language models"),
+    "language flags": (["train", "ppo", "CartPole-v1", "--reward", "exact"], "--reward is for language models"),
     "space": (["train", "ppo", "tests.test_cli:Words-v0"], "Text"),
 }
 
@@ -130,7 +134,7 @@ def test_every_command_has_help_and_json(run: Path, tmp_path: Path, capsys: pyte
         "doctor": [str(run)],
         "explain": [str(run), "--stream", "1", "--step", "2"],
     }
-    assert set(calls) == set(COMMANDS)
+    assert set(calls) == set(COMMANDS) - LANGUAGE
     for name, arguments in calls.items():
         assert main([name, *arguments, "--json"]) == 0
         json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -239,6 +243,12 @@ def test_eval_prints_what_scripts_read(run: Path, capsys: pytest.CaptureFixture[
     assert main(["eval", str(run), "--episodes", "3", "--json"]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert set(found) == {"mean", "std", "episodes", "lengths_mean"} and found["episodes"] == 3
+
+
+@pytest.mark.parametrize("flag", ["--task", "--samples", "--compare"])
+def test_eval_refuses_what_is_for_language(flag: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", str(run), flag, "3"]) == 2
+    assert f"{flag} is for language models" in capsys.readouterr().err
 
 
 def test_dry_run_prints_settings_that_a_file_can_hold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from advantage.algorithms import ALGORITHMS, find, module, tuned
-from advantage.errors import UserError
+from advantage.errors import RunFailed, UserError
 from advantage.runs.directory import RunDirectory, read_status
 from advantage.runs.reader import RunReader
 from advantage.settings import plain_value, resolve, to_dict, to_toml
@@ -21,8 +22,6 @@ from advantage.settings import plain_value, resolve, to_dict, to_toml
 if TYPE_CHECKING:
     import numpy as np
 
-    from advantage.control.agent import Agent
-    from advantage.control.evaluation import Score
 
 HEAD = {"format", "algorithm", "target", "seed", "command", "versions"}  # what stands above [settings]
 
@@ -36,6 +35,11 @@ class Plan:
     seed: int
     settings: Any
     tuned: dict[str, Any]
+
+    @property
+    def world(self) -> str:
+        """That of its algorithm: "control" or "language"."""
+        return find(self.algorithm).world
 
     @property
     def target_name(self) -> str:
@@ -63,7 +67,8 @@ def train(
 
     Args:
         algorithm: a name that `advantage algorithms` lists.
-        env_or_model: a Gymnasium id, an environment, a constructor, or a list of constructors.
+        env_or_model: a Gymnasium id, an environment, a constructor, or a list of constructors; or a language model: a
+            folder, a name, or "tiny".
         seed: of every random stream, ≥ 0; None for the one that `config` names, else 0.
         run_dir: absent or empty; None for runs/<algorithm>-<target>-s<seed>-<short id>.
         quiet: no progress.
@@ -76,6 +81,8 @@ def train(
         RunFailed: the run began and could not go on; it can be resumed.
     """
     planned = plan(algorithm, env_or_model, seed, settings, config)
+    if planned.world == "language":  # a control run makes its environments at once; a model takes seconds to load
+        check_target(planned)
     command = command or f"advantage.train({algorithm!r}, {planned.target_name!r}, seed={planned.seed})"
     tables = {"settings": to_dict(planned.settings)}
     with RunDirectory.create(
@@ -140,30 +147,52 @@ class Run:
         self.reader = RunReader(path)
         self._env = env
 
+    @property
+    def world(self) -> str:
+        """That of its algorithm: "control" or "language"."""
+        return find(self.reader.config["algorithm"]).world
+
     @cached_property
-    def policy(self) -> Agent:
-        """The latest policy with its normaliser: `.act(observation)`, `.value(observation)`."""
+    def policy(self) -> Any:
+        """The latest policy, ready to use.
+
+        In control an `Agent` with its normaliser: `.act(observation)`, `.value(observation)`. In language a
+        `LanguageAgent`: `.generate(prompt)`.
+        """
         return self.agent()
 
-    def agent(self, which: int | str = "last") -> Agent:
-        """The policy "last", "best" by held-out evaluation, or of the checkpoint of a step."""
+    def agent(self, which: int | str = "last") -> Any:
+        """The policy "last", "best" by held-out evaluation, or of the checkpoint of a step; see `policy`."""
+        planned = _plan_of(self.reader, self._env)
+        if planned.world == "language":
+            from advantage.language.agent import LanguageAgent
+
+            return LanguageAgent.of_run(self.reader, planned.settings, which)
         from advantage.control.agent import Agent
 
-        planned = _plan_of(self.reader, self._env)
         states, _ = self.reader.policy(which)  # type: ignore[arg-type]
         return Agent.of(planned.target, planned.settings, states)
 
-    def evaluate(self, episodes: int = 100, seed: int = 1, which: int | str = "last") -> Score:
-        """Deterministic whole episodes in fresh environments: `.returns`, `.mean`, `.std`.
+    def evaluate(self, episodes: int | None = None, seed: int = 1, which: int | str = "last", **asked: Any) -> Any:
+        """What the policy is worth on what it was not trained on: `.returns`, `.mean`, `.std`.
+
+        In control a `Score` of deterministic whole episodes in fresh environments; in language an `Accuracy` of greedy
+        answers to held-out prompts, whose mean is the share that is right, with its `.interval`.
 
         Args:
-            episodes: how many, ≥ 1.
-            seed: of the environments, ≥ 0.
+            episodes: how many, ≥ 1; None for 100. In language prompts, None for the run's `eval_episodes`.
+            seed: of the environments, or of the samples, ≥ 0.
             which: as for `agent`.
+            asked: in language `task`, whose prompts are asked (the run's own), and `samples` a prompt, for `.pass_at`.
         """
-        _whole("episodes", episodes, 1)
+        if episodes is not None:
+            _whole("episodes", episodes, 1)
         _whole("seed", seed, 0)
-        return self.agent(which).evaluate(episodes, seed)
+        if self.world == "language":
+            return self.agent(which).evaluate(episodes, seed, **asked)
+        if asked:
+            raise UserError(f"{next(iter(asked))} is for language models; {self.path} is a run in an environment")
+        return self.agent(which).evaluate(100 if episodes is None else episodes, seed)
 
     def metrics(self) -> dict[str, np.ndarray]:
         """One array a metric, one entry an update; NaN where an update has none."""
@@ -197,20 +226,29 @@ def plan(
 
         if (own := count(target)) is not None:
             chosen.setdefault("num_envs", own)
+    if find(algorithm).world == "language":
+        target = _model_name(algorithm, target)
+        chosen.update(_named(chosen))
     settings = resolve(module(algorithm).Settings, chosen)
+    _check_group(algorithm, settings)
     return Plan(algorithm, target, seed, settings, {name: best[name] for name in best if chosen[name] == best[name]})
 
 
 def check_target(planned: Plan) -> None:
-    """Looks for the environment and at the names of its arguments; none is made.
+    """Looks for the environment and at the names of its arguments, or for the model and the task; none is made.
 
     Raises:
-        UserError: an id that does not exist, an argument that it does not have, a missing extra.
+        UserError: an id that does not exist, an argument that it does not have, a missing extra; no such model folder,
+            an unknown task.
     """
-    if find(planned.algorithm).world == "control":
+    if planned.world == "control":
         from advantage.control import targets
 
         targets.resolve(planned.target, planned.settings.num_envs, planned.settings.env_args, render_mode=None)
+    else:
+        from advantage.language.agent import check
+
+        check(planned.target, planned.settings)
 
 
 def recorded_settings(reader: RunReader) -> Any:
@@ -246,9 +284,16 @@ def _run(
         eval_every=settings.eval_every or None,
         quiet=quiet,
         resume=resume,
+        clock="updates" if planned.world == "language" else "env_steps",
         opening=opening,
     ) as run:
-        module(planned.algorithm).train(planned.target, settings, run)
+        began_at = run.steps
+        try:
+            module(planned.algorithm).train(planned.target, settings, run)
+        except UserError as error:
+            if run.steps == began_at:
+                raise
+            raise RunFailed(str(error)) from error  # what only a later step could find: the run stays, and can go on
 
 
 def _plan_of(reader: RunReader, env: Any) -> Plan:
@@ -260,6 +305,55 @@ def _plan_of(reader: RunReader, env: Any) -> Plan:
             raise UserError(f"{reader.path} was given a Python object ({target[7:]}); give it again as env=")
         target = env
     return Plan(config["algorithm"], target, config["seed"], recorded_settings(reader), {})
+
+
+def _model_name(algorithm: str, target: Any) -> str:
+    if not isinstance(target, str | Path):
+        raise UserError(
+            f"{algorithm} trains a model by its name or folder, not a {_object_name(target)};"
+            " save it with save_pretrained and give the folder"
+        )
+    return str(target)
+
+
+def _named(chosen: Mapping[str, Any]) -> dict[str, str]:
+    """The settings that name data and rewards, as text: a resumed run has to find them again.
+
+    Raises:
+        UserError: an object in the place of a name.
+    """
+    found = {}
+    for name in ("data", "task", "rewards", "gold"):
+        value = chosen.get(name, "")
+        if name == "rewards" and isinstance(value, list | tuple) and all(isinstance(one, str) for one in value):
+            value = ",".join(re.sub(r"(?<!\\),", r"\,", one) for one in value)
+        if not isinstance(value, str | Path):
+            ways = {"data": "a file of JSON Lines", "task": "a task's name"}.get(name, "module:function")
+            raise UserError(
+                f"{name} is a {_object_name(value)}; name it ({ways}), so that a resumed run finds it again"
+            )
+        if name in chosen:
+            found[name] = str(value)
+    return found
+
+
+def _check_group(algorithm: str, settings: Any) -> None:
+    """Refuses groups of one where the algorithm's own baseline leaves nothing of them.
+
+    Raises:
+        UserError: it does.
+    """
+    stages = getattr(module(algorithm), "STAGES", None)
+    if stages is None or settings.num_generations > 1:
+        return
+    import torch
+
+    advantages = stages.advantages(torch.tensor([0.0, 1.0]), torch.arange(2), torch.ones(2, dtype=torch.bool), settings)
+    if not advantages.any():
+        raise UserError(
+            f"num_generations is 1; {algorithm} compares a prompt's completions, and one alone teaches nothing:"
+            " give 2 or more"
+        )
 
 
 def _read_settings(path: str | Path) -> tuple[dict[str, Any], Any]:

@@ -5,24 +5,16 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from advantage import cli_language, cli_options
+from advantage.cli_options import Answer, Command, whole
 from advantage.errors import RunFailed, UserError, nearest
 from advantage.settings import parse_pairs, plain_value
 
-Answer = tuple[dict[str, Any] | list[dict[str, Any]], str]
-"""What a command found: for `--json`, and as text for a person."""
-
 CODES: dict[type[BaseException], int] = {UserError: 2, RunFailed: 1, KeyboardInterrupt: 130}
-
-
-class _Parser(argparse.ArgumentParser):
-    """Mistakes as one line on standard error and exit code 2."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} (`{self.prog} --help` lists what there is)")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,7 +34,7 @@ def _run(arguments: list[str]) -> int:
     if arguments[:1] == ["train"] and {"-h", "--help"} & set(arguments) and (name := _algorithm_in(arguments[1:])):
         print(_help_of_algorithm(name))
         return 0
-    parser = _parser()
+    parser = cli_options.parser(COMMANDS)
     if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
         raise UserError(f"there is no command {arguments[0]!r}; {nearest(arguments[0], COMMANDS)}")
     options = parser.parse_args(arguments)
@@ -51,8 +43,7 @@ def _run(arguments: list[str]) -> int:
         return 0
     found, text = options.command(options)
     if text:
-        encoding = sys.stdout.encoding or "utf-8"
-        print(text.encode(encoding, "backslashreplace").decode(encoding))  # a path may hold what no encoding can say
+        cli_options.say(text)
     if options.json:
         _print_json(found)
     return 1 if isinstance(found, dict) and found.get("failed") else 0
@@ -77,18 +68,24 @@ def algorithms(options: argparse.Namespace) -> Answer:
     """List the algorithms."""
     from advantage.algorithms import ALGORITHMS
 
+    if options.stages:
+        return cli_language.stages()
     rows = [{"name": name, "world": entry.world, "summary": entry.summary} for name, entry in ALGORITHMS.items()]
-    return {"algorithms": rows}, "\n".join(f"{row['name']:<8}{row['world']:<10}{row['summary']}" for row in rows)
+    return {"algorithms": rows}, "\n".join(f"{row['name']:<14}{row['world']:<10}{row['summary']}" for row in rows)
 
 
 def train(options: argparse.Namespace) -> Answer:
-    """Train on an environment."""
+    """Train on an environment, or train a language model."""
     from advantage.algorithms import find
 
     find(options.algorithm)
     from advantage import api
 
     given: dict[str, Any] = parse_pairs(options.set, "--set")
+    for name, value in cli_language.settings_of_flags(options).items():
+        if name in given:
+            raise UserError(f"{name} is given twice, by its flag and by --set; give it once")
+        given[name] = value
     if options.env:
         given["env_args"] = parse_pairs(options.env, "--env")
     for name in ("steps", "eval_every", "checkpoint_every"):
@@ -112,7 +109,7 @@ def resume(options: argparse.Namespace) -> Answer:
     """Continue a run exactly where its last checkpoint stands."""
     from advantage import api
 
-    steps = None if options.steps is None else _whole("--steps", options.steps)
+    steps = None if options.steps is None else whole("--steps", options.steps)
     before = api.load(options.run).reader.status().get("steps") or 0
     run = api.resume(options.run, steps=steps, quiet=options.quiet)
     if run.reader.status().get("steps") == before:
@@ -121,14 +118,22 @@ def resume(options: argparse.Namespace) -> Answer:
 
 
 def evaluate(options: argparse.Namespace) -> Answer:
-    """Play whole episodes with a run's policy, deterministically."""
+    """Play whole episodes with a run's policy, deterministically; or answer a task's held-out prompts, greedily."""
     from advantage import api
 
-    run = api.load(options.run)
     which = plain_value(options.checkpoint)
     if not isinstance(which, int) and which not in ("last", "best"):
         raise UserError(f"--checkpoint is {which!r}; it must be last, best, or the step of a checkpoint")
-    seed, episodes = _whole("--seed", options.seed), _whole("--episodes", options.episodes)
+    if cli_language.is_model(options.run):
+        return cli_language.evaluate(options, cli_language.agent_of(options.run))
+    run = api.load(options.run)
+    if run.world == "language":
+        return cli_language.evaluate(options, run.agent(which))
+    for name in ("task", "samples", "compare"):
+        if getattr(options, name):
+            raise UserError(f"--{name} is for language models; {run.path} is a run in an environment")
+    seed = whole("--seed", options.seed)
+    episodes = 100 if options.episodes is None else whole("--episodes", options.episodes)
     if options.video:  # first: what forbids it is then known before all the episodes
         from advantage.control.video import record
 
@@ -192,13 +197,13 @@ def explain(options: argparse.Namespace) -> Answer:
     """Print the ladder of one decision, from its reward to its share in the gradient."""
     from advantage.views import explain as explanation
 
-    update = None if options.update is None else _whole("--update", options.update)
-    step = None if options.step is None else _whole("--step", options.step)
-    ladder = explanation.explain(options.run, update, _whole("--stream", options.stream), step)
+    update = None if options.update is None else whole("--update", options.update)
+    step = None if options.step is None else whole("--step", options.step)
+    ladder = explanation.explain(options.run, update, whole("--stream", options.stream), step)
     return [vars(rung) for rung in ladder.rungs], explanation.render(ladder)
 
 
-COMMANDS: dict[str, Callable[[argparse.Namespace], Answer]] = {
+COMMANDS: dict[str, Command] = {
     "algorithms": algorithms,
     "train": train,
     "resume": resume,
@@ -209,55 +214,11 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], Answer]] = {
     "export": export,
     "doctor": doctor,
     "explain": explain,
+    "models": cli_language.models,
+    "generate": cli_language.generate,
+    "data": cli_language.data,
+    "label": cli_language.label,
 }
-
-
-def _parser() -> _Parser:
-    parser = _Parser(prog="advantage", description="Policy optimisation from a four-state MDP to a language model.")
-    commands = parser.add_subparsers(metavar="COMMAND")
-    options = {}
-    for name, command in COMMANDS.items():
-        options[name] = commands.add_parser(name, help=command.__doc__, description=command.__doc__)
-        options[name].set_defaults(command=command)
-        options[name].add_argument("--json", action="store_true", help="last line of output is one JSON object")
-    for name in ("resume", "eval", "report", "export", "doctor", "explain"):
-        options[name].add_argument("run", metavar="RUN", help="a run directory")
-    _train_options(options["train"])
-    options["resume"].add_argument("--steps", metavar="N", help="a new total of steps, also for a finished run")
-    options["resume"].add_argument("--quiet", action="store_true", help="no progress")
-    options["eval"].add_argument("--episodes", default="100", metavar="N", help="whole episodes (100)")
-    options["eval"].add_argument("--seed", default="1", metavar="N", help="of the environments (1)")
-    options["eval"].add_argument("--checkpoint", default="last", metavar="WHICH", help="last, best, or a step (last)")
-    options["eval"].add_argument("--video", metavar="FILE", help="one episode as .gif or .webp")
-    options["runs"].add_argument("folder", nargs="?", default="runs", metavar="DIR", help="where to look (runs)")
-    options["compare"].add_argument("runs", nargs="+", metavar="RUN", help="run directories")
-    options["compare"].add_argument("--out", metavar="FILE", help="a .png or a self-contained .html")
-    options["export"].add_argument("--to", required=True, metavar="FORMAT", help="tensorboard or csv")
-    options["export"].add_argument("--out", metavar="DIR", help="where to (a folder in the run)")
-    options["explain"].add_argument("--update", metavar="N", help="which update (the one whose rollout is kept)")
-    options["explain"].add_argument("--stream", default="0", metavar="K", help="environment, from 0")
-    options["explain"].add_argument(
-        "--step", metavar="T", help="time step in the rollout, from 0; else the first decision"
-    )
-    return parser
-
-
-def _train_options(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = "`advantage train ALGORITHM --help` lists the algorithm's settings with units and defaults."
-    parser.add_argument("algorithm", metavar="ALGORITHM", help="`advantage algorithms` lists them")
-    parser.add_argument("target", metavar="TARGET", help="a Gymnasium id; module:Env-v0 imports the module first")
-    parser.add_argument("--seed", metavar="N", help="of every random stream (the config file's, else 0)")
-    parser.add_argument("--run-dir", metavar="DIR", help="absent or empty (runs/<algorithm>-<target>-s<seed>-<id>)")
-    parser.add_argument("--steps", metavar="N", help="budget in environment steps")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting; repeatable")
-    parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="an environment's argument")
-    parser.add_argument("--config", metavar="FILE", help="settings in TOML, as --dry-run prints them; --set overrides")
-    parser.add_argument("--eval-every", metavar="N", help="steps between held-out evaluations; keeps the best policy")
-    parser.add_argument(
-        "--checkpoint-every", metavar="SECONDS", help="seconds between checkpoints; 0 every update (10)"
-    )
-    parser.add_argument("--dry-run", action="store_true", help="print the resolved settings and start nothing")
-    parser.add_argument("--quiet", action="store_true", help="no progress")
 
 
 def _algorithm_in(words: Sequence[str]) -> str | None:
@@ -277,13 +238,6 @@ def _help_of_algorithm(name: str) -> str:
     width = max(len(row[0]) for row in rows) + 2
     lines = [f"  {setting:<{width}}{default:<14}{meaning}" for setting, default, meaning in rows]
     return "\n".join([f"{name}: {entry.summary}", "", "settings (--set NAME=VALUE), defaults, meaning:", *lines])
-
-
-def _whole(option: str, text: str) -> int:
-    value = plain_value(text)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise UserError(f"{option} is {text!r}; it must be a whole number from 0")
-    return value
 
 
 def _finished(run: Any) -> Answer:
@@ -307,7 +261,8 @@ def _listed(path: Path) -> dict[str, Any]:
 
 
 def _row(reader: Any) -> dict[str, Any]:
-    status, returns = reader.status(), reader.metrics().get("rollout/ep_rew_mean")
+    status, metrics = reader.status(), reader.metrics()
+    returns = metrics.get("rollout/ep_rew_mean", metrics.get("reward"))
     last = float(returns[-1]) if returns is not None and len(returns) else None
     return {"run": str(reader.path), "state": status["state"], "steps": status.get("steps"), "return": last}
 

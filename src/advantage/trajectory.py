@@ -55,6 +55,18 @@ class Episode:
 
 
 @dataclass(frozen=True)
+class Sample:
+    """One completion as people read it: whose group and which of it, in the texts of the model's tokenizer."""
+
+    group: int
+    index: int
+    prompt: str
+    completion: str
+    reward: float | None
+    finish_reason: str
+
+
+@dataclass(frozen=True)
 class Rollout:
     """Streams × time, as collected. `logp_old` is of the policy that acted; nothing here carries a gradient.
 
@@ -220,8 +232,16 @@ class Evaluation:
         return Evaluation(*(None if part is None else function(part) for part in parts))
 
 
-class Policy(Protocol):
-    """What the library asks of a network. A language policy needs `evaluate` alone."""
+class Evaluator(Protocol):
+    """What an update asks of a network; of a language policy nothing else is asked."""
+
+    def evaluate(self, batch: Batch) -> Evaluation:
+        """Log-probabilities of the batch's actions, with entropies and values where they exist, (rows, time)."""
+        ...
+
+
+class Policy(Evaluator, Protocol):
+    """What control asks of a network."""
 
     def noise(self, rng: Any, shape: tuple[int, ...]) -> Tensor:
         """Random numbers for that many actions, from a NumPy generator: (*shape, n), drawn once a rollout."""
@@ -233,10 +253,6 @@ class Policy(Protocol):
 
     def value(self, context: Tree) -> Tensor:
         """V(s) of contexts (N, …), as (N,)."""
-        ...
-
-    def evaluate(self, batch: Batch) -> Evaluation:
-        """Log-probabilities of the batch's actions, with entropies and values where they exist, (rows, time)."""
         ...
 
     def parameters(self) -> Any:

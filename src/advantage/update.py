@@ -14,7 +14,7 @@ from advantage.core import clipped_surrogate, discounts, gae, kl_k3, policy_grad
 from advantage.core.dialects import DIALECTS
 from advantage.errors import NonFinite
 from advantage.settings import at
-from advantage.trajectory import Batch, Evaluation, Policy, Rollout, tree_leaves
+from advantage.trajectory import Batch, Evaluation, Evaluator, Rollout, tree_leaves
 
 Objective = Callable[[Evaluation, Batch, Any], Tensor]
 """An algorithm's equation over plain tensors, maximised: (what the policy says, batch, settings of now) → scalar."""
@@ -112,7 +112,7 @@ def minibatches(data: Batch, epochs: int, size: int, rng: Permuter) -> Iterator[
 
 
 def ascend(
-    policy: Policy,
+    policy: Evaluator,
     optimizer: Optimizer,
     objective: Objective,
     batch: Batch,
@@ -157,7 +157,7 @@ def ascend(
 
 
 @torch.no_grad()
-def scored(policy: Policy, batch: Batch, now: Any) -> Evaluation:
+def scored(policy: Evaluator, batch: Batch, now: Any) -> Evaluation:
     """What a policy says about a batch, row for row, without a gradient, as much at once as `ascend` takes."""
     index = torch.arange(len(batch), device=next(tree_leaves(batch.actions)).device)
     numbered = batch.replace(group=index)  # to know each row again after they are sorted
@@ -194,6 +194,19 @@ def schedule(settings: S, update: Moment, collected: int, optimizer: Optimizer) 
     for group in optimizer.param_groups:
         group["lr"] = now.learning_rate
     return now
+
+
+def within_target_kl(now: Any) -> Callable[[Evaluation, Batch], bool] | None:
+    """Whether the policy is still near enough to the collecting one for another step; None where nothing is asked."""
+    if now.target_kl is None:
+        return None
+    bound: float = DIALECTS[now.numerics].kl_stop * now.target_kl
+
+    def near(new: Evaluation, batch: Batch) -> bool:
+        logp, logp_old = (_true(batch, column) for column in (new.logp, batch.logp_old))
+        return float(kl_k3(logp_old, logp).mean()) <= bound
+
+    return near
 
 
 def scheduled_settings(settings: S, steps: int, total: int, collected: int) -> S:

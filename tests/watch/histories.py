@@ -167,3 +167,28 @@ SILENT: dict[str, list[list[Row]]] = {
     ],
 }
 """Histories beside them in which it stays silent: healthy ones, and near misses."""
+
+
+# --- sampled completions ---
+
+SAMPLED: Row = {
+    "reward": 0.4,
+    "frac_reward_zero_std": 0.5,
+    "completions/clipped_ratio": 0.1,
+    "completions/mean_length": 20.0,
+    "completions/repetition": 0.1,
+    "rewards/failures": 0.0,
+    "kl": 3.0,
+    "logps/chosen": -30.0,
+}
+ILL: dict[str, Row] = {
+    "groups_without_spread": {"frac_reward_zero_std": 0.95},
+    "all_cut": {"completions/clipped_ratio": 1.0},
+    "length_runaway": {"completions/mean_length": 90.0},
+    "repetition": {"completions/repetition": 0.7},
+    "reward_failures": {"rewards/failures": 2.0},
+    "far_from_reference": {"kl": 80.0},
+    "chosen_falling": {"logps/chosen": -50.0},
+}
+FIRING |= {name: [[SAMPLED] * 20 + [SAMPLED | ill] * 40] for name, ill in ILL.items()}
+SILENT |= {name: [[SAMPLED] * 60, [SAMPLED] * 20 + [SAMPLED | ill] + [SAMPLED] * 20] for name, ill in ILL.items()}

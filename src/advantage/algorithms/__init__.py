@@ -22,6 +22,17 @@ class Entry:
 
 ALGORITHMS = {
     "ppo": Entry("control", "clipped importance ratios, several epochs a rollout, GAE critic (Schulman et al. 2017)"),
+    "sft": Entry("language", "supervised fine-tuning: cross-entropy on given answers"),
+    "reward_model": Entry("language", "a score from preferences, outcomes or steps (Bradley & Terry 1952)"),
+    "dpo": Entry("language", "preference pairs, the policy's own log-ratio as reward (Rafailov et al. 2023)"),
+    "rlhf": Entry("language", "PPO with a critic and a price on leaving the reference (Ouyang et al. 2022)"),
+    "grpo": Entry("language", "PPO whose critic is the mean reward of a prompt's completions (Shao et al. 2024)"),
+    "dr_grpo": Entry("language", "GRPO without division by spread or length (Liu et al. 2025)"),
+    "dapo": Entry("language", "GRPO with a higher ceiling, resampling, token mean, overlong rules (Yu et al. 2025)"),
+    "rloo": Entry("language", "REINFORCE with the other completions as baseline (Ahmadian et al. 2024)"),
+    "reinforce_pp": Entry("language", "REINFORCE with rewards whitened over the batch (Hu et al. 2025)"),
+    "gspo": Entry("language", "GRPO with one ratio a completion (Zheng et al. 2025)"),
+    "cispo": Entry("language", "GRPO with clipped weights in the place of clipped gains (MiniMax 2025)"),
 }
 
 

@@ -19,7 +19,6 @@ from advantage.control.setup import describe, prepare
 from advantage.core import (
     clipped_surrogate,
     clipped_value_loss,
-    kl_k3,
     likelihood_ratio,
     standardize,
     token_mean,
@@ -30,7 +29,7 @@ from advantage.errors import UserError
 from advantage.runs.live import LiveRun
 from advantage.settings import Schedule, scheduled, setting
 from advantage.trajectory import Batch, Evaluation
-from advantage.update import ascend, estimate, minibatches, schedule, statistics
+from advantage.update import ascend, estimate, minibatches, schedule, statistics, within_target_kl
 
 
 @dataclass(frozen=True)
@@ -107,11 +106,3 @@ def train(target: Any, settings: Settings, run: LiveRun) -> None:
                     break
         run.log(describe(rollout, bounds) | statistics(data, steps, now), rollout, envs.finished_episodes())
     envs.close()
-
-
-def within_target_kl(now: Settings) -> Any:
-    """Whether the policy is still near enough to the collecting one for another step; None where nothing is asked."""
-    if now.target_kl is None:
-        return None
-    bound = DIALECTS[now.numerics].kl_stop * now.target_kl
-    return lambda new, batch: float(kl_k3(batch.logp_old, new.logp).mean()) <= bound

@@ -18,7 +18,7 @@ from advantage.runs.encode import dumps, special
 from advantage.runs.keys import definition
 
 if TYPE_CHECKING:
-    from advantage.trajectory import Episode  # imports torch, which a reader of rows does without
+    from advantage.trajectory import Episode, Sample  # imports torch, which a reader of rows does without
 
 VERSION = 1
 SCHEMA = """
@@ -45,6 +45,7 @@ INSERTS = {  # in the order in which they are written
     "scalars": "INSERT INTO scalars VALUES (?, ?, ?, ?)",
     "episodes": "INSERT INTO episodes (tick, env_steps, stream, return, length, ended) VALUES (?, ?, ?, ?, ?, ?)",
     "events": "INSERT INTO events (tick, level, tripwire, text) VALUES (?, ?, ?, ?)",
+    "completions": "INSERT INTO completions VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
 }
 
 
@@ -90,6 +91,11 @@ class Database:
         """Episodes that ended in an update."""
         rows = [(tick, env_steps, e.stream, e.total_reward, e.length, e.ended) for e in episodes]
         self._pending["episodes"] += rows
+
+    def completions(self, tick: int, samples: Iterable[Sample]) -> None:
+        """What was sampled in an update."""
+        rows = [(tick, tick, s.group, s.index, s.prompt, s.completion, s.reward, s.finish_reason) for s in samples]
+        self._pending["completions"] += rows
 
     def event(self, tick: int, level: str, tripwire: str, text: str) -> None:
         """Something that a person should know: `level` is note, warn or stop."""

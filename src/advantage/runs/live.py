@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType, TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ from advantage.runs.interrupt import Interrupted, Interrupts
 from advantage.runs.progress import progress
 from advantage.runs.state import restore, snapshot
 from advantage.runs.streams import Streams
-from advantage.trajectory import Episode, Rollout
+from advantage.trajectory import Batch, Episode, Rollout, Sample
 
 EPISODES = 100  # episodes in the running mean of the return, SB3's number
 PULSE = 1.0  # seconds between two commits of rows and two heartbeats
@@ -60,6 +60,13 @@ class Update:
         return max(0.0, 1.0 - self.steps / self.total)
 
 
+class _Logged(NamedTuple):
+    scalars: dict[str, float]
+    data: Rollout | Batch
+    episodes: Sequence[Episode]
+    samples: Sequence[Sample]
+
+
 class Tripped(RunFailed):
     """A tripwire of level stop ended the run."""
 
@@ -69,7 +76,7 @@ class LiveRun:
 
     Args:
         directory: the locked directory; its config names the seed.
-        checkpoint_every: seconds between checkpoints, >= 0; 0 checkpoints every update.
+        checkpoint_every: seconds between checkpoints, >= 0, more where one takes long; 0 checkpoints every update.
         keep_checkpoints: how many stay, >= 1.
         eval_every: steps between held-out evaluations, >= 1; None evaluates at the end only.
         quiet: say nothing on standard error.
@@ -110,6 +117,7 @@ class LiveRun:
         self.steps = 0
         self.resumed = False
         self._checkpoint_every, self._keep_checkpoints = checkpoint_every, keep_checkpoints
+        self._pause = checkpoint_every
         self._eval_every, self._resume, self._clock = eval_every, resume, clock
         self._streams = Streams(int(directory.config["seed"]))
         self._progress = progress(quiet)
@@ -118,7 +126,7 @@ class LiveRun:
         self._opening = opening
         self._kept: dict[str, Any] = {}
         self._evaluate: Callable[[], Mapping[str, float]] | None = None
-        self._logged: tuple[dict[str, float], Rollout, Sequence[Episode]] | None = None
+        self._logged: _Logged | None = None
         self._drawn: set[str] = set()
         self._phases: dict[str, float] = {}
         self._update = self._tokens = self._total = 0
@@ -189,9 +197,21 @@ class LiveRun:
         self._interrupts.patient = False
         self._stage = "finished"
 
-    def log(self, scalars: Mapping[str, float], rollout: Rollout, episodes: Sequence[Episode]) -> None:
-        """Hand over the numbers of an update, its rollout, and the episodes that ended in it; once, at its end."""
-        self._logged = {name: float(value) for name, value in scalars.items()}, rollout, episodes
+    def log(
+        self,
+        scalars: Mapping[str, float],
+        data: Rollout | Batch,
+        episodes: Sequence[Episode] = (),
+        samples: Sequence[Sample] = (),
+    ) -> None:
+        """Hand over what an update was made of and what came of it; once, at its end.
+
+        Args:
+            scalars: its numbers by name.
+            data: its rollout, which is kept for `explain`; or its batch, where the data were given.
+            episodes, samples: those that ended, and those that were drawn, in it.
+        """
+        self._logged = _Logged({name: float(value) for name, value in scalars.items()}, data, episodes, samples)
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -214,21 +234,20 @@ class LiveRun:
     def _complete(self) -> None:
         if self._logged is None:
             raise RuntimeError("run.log(...) is the last line of every update")
-        scalars, rollout, episodes = self._logged
-        before = self.steps
-        self._count(rollout)
-        row = {**self._own_scalars(episodes), **self._phases, **scalars}
-        self._write(row, episodes)
+        logged, before = self._logged, self.steps
+        self._count(logged.data)
+        row = {**self._own_scalars(logged.episodes), **self._phases, **logged.scalars}
+        self._write(row, logged)
         self._refuse_non_finite_parameters()
         self._inspect()
         last, every = self.steps >= self._total, self._eval_every
         if self._evaluate and (last or (every and self.steps // every > before // every)):
             self._hold_out(self._evaluate, row)
         interrupted = self._interrupts.asked  # asked once: what comes after this line waits for the next update
-        if last or interrupted or time.monotonic() - self._checkpointed >= self._checkpoint_every:
-            self._commit(rollout)
+        if last or interrupted or time.monotonic() - self._checkpointed >= self._pause:
+            self._commit(logged.data)
         self._pulse()
-        self._progress.draw(self.steps, row.get("rollout/ep_rew_mean"), self._per_second())
+        self._progress.draw(self.steps, row.get("rollout/ep_rew_mean", row.get("reward")), self._per_second())
         if interrupted and not last:
             raise Interrupted(f"stopped at step {self.steps}; `advantage resume {self.path}` continues")
 
@@ -240,15 +259,16 @@ class LiveRun:
                     if not torch.isfinite(parameter).all():
                         raise NonFinite(f"parameter {name} of {thing} is not finite after update {self._update}")
 
-    def _count(self, rollout: Rollout) -> None:
+    def _count(self, data: Rollout | Batch) -> None:
         self._stage = "after update"
         self._update += 1
         self.directory.begun = True
+        made = data.steps if isinstance(data, Rollout) else data.tokens
         if self._clock == "env_steps":
-            self.steps += rollout.steps
+            self.steps += made
         else:
             self.steps += 1
-            self._tokens += rollout.steps
+            self._tokens += made
 
     def _own_scalars(self, episodes: Sequence[Episode]) -> dict[str, float]:
         """What the run itself knows: the running mean over episodes, and the time."""
@@ -261,13 +281,16 @@ class LiveRun:
         if self._clock == "env_steps":
             own["time/fps"] = self._per_second()
             own["time/total_timesteps"] = float(self.steps)
+        else:
+            own["num_tokens"] = float(self._tokens)
         return own
 
-    def _write(self, row: dict[str, float], episodes: Sequence[Episode]) -> None:
+    def _write(self, row: dict[str, float], logged: _Logged) -> None:
         env_steps, tokens = (self.steps, None) if self._clock == "env_steps" else (None, self._tokens)
         self._database.tick(self._update, env_steps, tokens, self._wall_time())
         self._database.scalars(self._update, row)
-        self._database.episodes(self._update, env_steps, episodes)
+        self._database.episodes(self._update, env_steps, logged.episodes)
+        self._database.completions(self._update, logged.samples)
         self._history.append(row)
 
     def _inspect(self) -> None:
@@ -293,21 +316,25 @@ class LiveRun:
             self._best = score
             with self._disk_errors("best/"):
                 states = {name: snapshot(self._kept[name]) for name in saved.PARTS if name in self._kept}
-                saved.write_policy(self.path / "best", states, self._about())
+                saved.write_policy(self.path / "best", states, self._about(), self._kept.get("policy"))
 
-    def _commit(self, rollout: Rollout) -> None:
+    def _commit(self, data: Rollout | Batch) -> None:
         """Rows, rollout/ and policy/ first: a checkpoint that is there never promises what is not."""
+        started = time.monotonic()
         self._database.flush()
         states = {name: snapshot(thing) for name, thing in self._kept.items()}
         counters = {"update": self._update, "steps": self.steps, "tokens": self._tokens, "total": self._total}
         run = {**counters, "best": self._best, "active": sorted(self._active)}
         about = {"written": time.time(), "wall_time": self._wall_time(), "attempt": self._database.attempt}
         with self._disk_errors(f"checkpoint step-{self.steps}"):
-            saved.write_rollout(self.path / "rollout", rollout, self._about())
-            saved.write_policy(self.path / "policy", states, self._about())
+            if isinstance(data, Rollout):
+                saved.write_rollout(self.path / "rollout", data, self._about())
+            saved.write_policy(self.path / "policy", states, self._about(), self._kept.get("policy"))
             folder = self.path / "checkpoints"
             checkpoint.commit(folder, self.steps, states, run, machine.describe(), about, self._keep_checkpoints)
         self._checkpointed = time.monotonic()
+        if self._checkpoint_every:  # a large model's checkpoints take a tenth of the time at most
+            self._pause = max(self._checkpoint_every, 9.0 * (self._checkpointed - started))
 
     def _pulse(self) -> None:
         if time.monotonic() - self._pulsed >= PULSE:

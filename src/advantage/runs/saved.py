@@ -18,8 +18,14 @@ POLICY = "policy.safetensors"
 ROLLOUT = "rollout.safetensors"
 
 
-def write_policy(folder: Path, states: Mapping[str, State], about: Mapping[str, Any]) -> None:
-    """Put folder/policy.safetensors in place: tensors `policy/…` and `normalizer/…`, the rest in its metadata."""
+def write_policy(folder: Path, states: Mapping[str, State], about: Mapping[str, Any], policy: Any = None) -> None:
+    """Put folder/policy.safetensors in place: tensors `policy/…` and `normalizer/…`, the rest in its metadata.
+
+    A policy that has a form which others load (`save(folder)`) writes that instead.
+    """
+    if hasattr(policy, "save"):
+        policy.save(folder)
+        return
     arrays, scalars = {}, {}
     for part in PARTS:
         if part in states:

@@ -71,9 +71,13 @@ def explain(
         env: the environment, where the run was given a Python object.
 
     Raises:
-        UserError: no rollout is kept, or there is no such update, stream or step in it.
+        UserError: no rollout is kept, or there is no such update, stream or step in it; a run in language.
     """
     run = Run(run_dir, env=env)
+    if run.world == "language":
+        raise UserError(
+            f"{run.path}: a run of {run.reader.config['algorithm']}; explain reads runs in environments alone"
+        )
     fields, about = run.reader.rollout()
     if update is not None and update != about["update"]:
         raise UserError(f"update is {update}; the rollout that is kept is that of update {about['update']}")

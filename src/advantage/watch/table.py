@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from advantage.watch import behaviour, critic, learning
+from advantage.watch import behaviour, critic, learning, sampling
 from advantage.watch.tripwire import Tripwire
 
 TRIPWIRES: tuple[Tripwire, ...] = (
@@ -121,5 +121,60 @@ TRIPWIRES: tuple[Tripwire, ...] = (
         advice="With eval_every set, best/ holds the best policy evaluated. Lower learning_rate or let it "
         "fall to 0 (lin_3e-4), set target_kl, lower epochs, and see what the other tripwires say "
         "about the same updates.",
+    ),
+    Tripwire(
+        "groups_without_spread",
+        "warn",
+        sampling.groups_without_spread,
+        meaning="Where all completions of a prompt earn the same, their advantages are 0 and the update learns nothing "
+        "from them. The task is too hard for this model, or already solved.",
+        advice="Look at the reward: near 0, take easier prompts, a warmer start by sft, or more num_generations; "
+        "near its highest, take harder prompts. dapo draws such groups anew.",
+    ),
+    Tripwire(
+        "all_cut",
+        "warn",
+        sampling.all_cut,
+        meaning="No completion reaches its own end, so most rewards judge half a sentence, and the token that ends a "
+        "completion is never trained.",
+        advice="Raise max_completion_length; see whether the model knows its end token (`advantage data show`).",
+    ),
+    Tripwire(
+        "length_runaway",
+        "warn",
+        sampling.length_runaway,
+        meaning="Completions grow without earning more: length itself is being rewarded, or wrong answers are excused "
+        "by their length.",
+        advice="Try dr_grpo or a token mean (dapo), a reward of length or overlong, and look at the completions.",
+    ),
+    Tripwire(
+        "repetition",
+        "warn",
+        sampling.repetition,
+        meaning="The model says the same again and again. Rewards that count words or patterns pay for this.",
+        advice="Read completions in the report; punish repetition, raise beta, lower learning_rate.",
+    ),
+    Tripwire(
+        "reward_failures",
+        "warn",
+        sampling.reward_failures,
+        meaning="Completions whose reward raised or timed out are left out of the update: what is hard to judge is "
+        "never learnt.",
+        advice="Run the reward function on a few completions by hand; give None where it does not apply.",
+    ),
+    Tripwire(
+        "far_from_reference",
+        "warn",
+        sampling.far_from_reference,
+        meaning="The policy writes what its reference never would. A reward that rises here is most often being gamed.",
+        advice="Raise beta or set kl_target, and watch a reward that is not trained on (--gold).",
+    ),
+    Tripwire(
+        "chosen_falling",
+        "warn",
+        sampling.chosen_falling,
+        meaning="The margin grows because the rejected sink faster, but the chosen sink too: probability goes to texts "
+        "that nobody ranked.",
+        advice="Lower learning_rate, raise beta, or train sft on the chosen completions first.",
     ),
 )

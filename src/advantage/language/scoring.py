@@ -1,0 +1,84 @@
+"""A reward model as something to train, and as a reward: a number read at tokens of a text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from advantage.language.logprobs import hidden_states
+from advantage.language.models import load_tokenizer
+from advantage.language.policy import Trained, computing
+from advantage.language.rows import columns, ragged
+from advantage.language.scalar import last_scores, load_scalar, save_scalar, score_head
+from advantage.language.template import render_example
+from advantage.language.types import Shown
+from advantage.trajectory import Batch, Evaluation
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+ROWS = 16  # texts that a reward model scores at once
+
+
+class Scorer(Trained):
+    """A body and a head of one number; what it says of a batch stands in `values`, one at each of a row's places.
+
+    Args:
+        model: compatible with AutoModelForSequenceClassification.
+        tokenizer: saved beside it.
+        compute: dtype of matrix products; None for that of the weights.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, compute: torch.dtype | None = None
+    ) -> None:
+        super().__init__()
+        self.model, self.tokenizer, self.compute = model, tokenizer, compute
+
+    def evaluate(self, batch: Batch) -> Evaluation:
+        """Scores after the token at each place, (rows, time), 0 under the mask."""
+        assert batch.mask is not None and batch.length is not None
+        tokens = batch.context["tokens"][:, : int(batch.length.max())]
+        rows, steps = batch.mask.nonzero(as_tuple=True)
+        with computing(self.compute, tokens.device):
+            states = hidden_states(getattr(self.model, self.model.base_model_prefix), tokens)
+        head: Any = score_head(self.model)
+        scores = head(states[rows, batch.context["positions"][rows, steps]].to(head.weight.dtype)).squeeze(-1)
+        return Evaluation(values=scores.new_zeros(batch.mask.shape).masked_scatter(batch.mask, scores))
+
+    def save(self, folder: Path) -> None:
+        """Writes a folder that anyone's AutoModelForSequenceClassification loads."""
+        save_scalar(self.model, self.tokenizer, folder)
+
+
+def batch_of_places(ids: Sequence[Sequence[int]], places: Sequence[Sequence[int]], **fields: Any) -> Batch:
+    """Texts that are scored after the tokens at some of their places."""
+    context, actions, mask = columns(ids, places)
+    length = torch.tensor([row[-1] + 1 for row in places])
+    return Batch.of_rows(context, actions, mask).replace(length=length, **fields)
+
+
+def scorer(path: str) -> Callable[[Sequence[Shown], Sequence[Shown]], list[float]]:
+    """The reward model of a folder, as a function of prompts and completions."""
+    model, tokenizer = load_scalar(path), load_tokenizer(path)
+    model.requires_grad_(False)
+
+    @torch.inference_mode()
+    def score(prompts: Sequence[Shown], completions: Sequence[Shown]) -> list[float]:
+        rows = [
+            render_example(tokenizer, {"prompt": prompt, "completion": completion}).ids
+            for prompt, completion in zip(prompts, completions, strict=True)
+        ]
+        found: list[float] = []
+        for start in range(0, len(rows), ROWS):
+            part = rows[start : start + ROWS]
+            lengths = torch.tensor([len(row) for row in part])
+            tokens: Tensor = ragged(part, int(lengths.max()), dtype=torch.long)
+            found += last_scores(model, tokens, lengths).tolist()
+        return found
+
+    return score

@@ -1,0 +1,32 @@
+"""Small random causal models, the same ones every time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+
+def small_llama(vocab: int = 61, dtype: torch.dtype = torch.float64, seed: int = 0, **changes: Any) -> Any:
+    """A random Llama of two layers; tied or untied, in float64 unless told."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    shape: dict[str, Any] = {
+        "vocab_size": vocab,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 256,
+        "tie_word_embeddings": True,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "pad_token_id": 2,
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        model = LlamaForCausalLM(LlamaConfig(**{**shape, **changes}))
+        for parameter in model.parameters():  # the default is so flat that every token is as likely as any other
+            parameter.data.mul_(6.0) if parameter.dim() > 1 else None
+    return model.to(dtype).eval()
