@@ -65,6 +65,7 @@ MISTAKES = {
     "reward": (["train", "grpo", "tiny", "--task", "add", "--reward", "exakt"], "did you mean exact"),
     "no reward there": (["train", "sft", "tiny", "--task", "add", "--reward", "exact"], "sft takes no --reward"),
     "group": (["train", "grpo", "tiny", "--task", "add", "--set", "num_generations=1"], "num_generations is 1"),
+    "parted": (["train", "dapo", "tiny", "--task", "add", "--set", "minibatch_size=4"], "below num_generations 8"),
     "others": (["train", "rloo", "tiny", "--task", "add", "--set", "num_generations=1"], "num_generations is 1"),
     "beta": (["train", "grpo", "tiny", "--task", "add", "--set", "beta=-1"], "beta is -1"),
     "env": (["train", "grpo", "tiny", "--task", "add", "--env", "a=1"], "--env is for environments"),

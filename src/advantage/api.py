@@ -338,13 +338,19 @@ def _named(chosen: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _check_group(algorithm: str, settings: Any) -> None:
-    """Refuses groups of one where the algorithm's own baseline leaves nothing of them.
+    """Refuses groups that a minibatch would part, and groups of one where the algorithm's baseline leaves nothing.
 
     Raises:
-        UserError: it does.
+        UserError: they are such.
     """
+    size, group = getattr(settings, "minibatch_size", None), getattr(settings, "num_generations", 1)
+    if size is not None and size < group:
+        raise UserError(
+            f"minibatch_size is {size}, below num_generations {group}; a prompt's completions stay together:"
+            f" give {group} or more, or none for all"
+        )
     stages = getattr(module(algorithm), "STAGES", None)
-    if stages is None or settings.num_generations > 1:
+    if stages is None or group > 1:
         return
     import torch
 

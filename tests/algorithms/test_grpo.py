@@ -24,7 +24,7 @@ from advantage.language.types import Completion, Prompt
 from advantage.settings import resolve
 from advantage.update import estimate
 from tests.algorithms.language_run import LanguageRun, given
-from tests.language.small import small_llama
+from tests.language.small import small_llama, with_precise_norms
 
 VARIANTS = {
     "grpo": grpo,
@@ -82,7 +82,7 @@ def trained(
     drawn: Samples, module: Any = grpo, stages: grpo.Stages | None = None, **settings: Any
 ) -> tuple[Tensor, LanguageRun]:
     """One update of `train` on these completions in float64: the gradient of its last step, and the run."""
-    model = small_llama()
+    model = with_precise_norms(small_llama())
     optimizer, run = Plain(model), LanguageRun(updates=1)
     assert drawn.scored is not None
     rewards = list(drawn.scored.by_name["scripted"])

@@ -30,3 +30,14 @@ def small_llama(vocab: int = 61, dtype: torch.dtype = torch.float64, seed: int =
         for parameter in model.parameters():  # the default is so flat that every token is as likely as any other
             parameter.data.mul_(6.0) if parameter.dim() > 1 else None
     return model.to(dtype).eval()
+
+
+def with_precise_norms(model: Any) -> Any:
+    """The same model with norms in its own precision: those of transformers round to float32, in float64 too."""
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if type(child).__name__ == "LlamaRMSNorm":
+                norm = torch.nn.RMSNorm(child.weight.shape, child.variance_epsilon, dtype=child.weight.dtype)
+                norm.weight = child.weight
+                setattr(module, name, norm)
+    return model

@@ -17,7 +17,7 @@ from advantage.language.rows import batch_of, batch_of_rows, rollout_of
 from advantage.language.types import Completion, Prompt
 from advantage.trajectory import Batch, Evaluation, Rollout
 from advantage.update import ascend, scored
-from tests.language.small import small_llama
+from tests.language.small import small_llama, with_precise_norms
 
 
 @dataclass(frozen=True)
@@ -81,10 +81,10 @@ def objective(new: Evaluation, batch: Batch, now: Now) -> Tensor:
 
 
 def gradient(now: Now, critic: str | None = None, dtype: torch.dtype = torch.float64) -> Tensor:
-    model = small_llama(dtype=dtype)
+    model = with_precise_norms(small_llama(dtype=dtype))
     value = None
     if critic:
-        backbone = small_llama(dtype=dtype, seed=7).get_decoder() if critic == "own" else None
+        backbone = with_precise_norms(small_llama(dtype=dtype, seed=7)).get_decoder() if critic == "own" else None
         value = Critic(32, backbone).to(dtype)
         torch.nn.init.normal_(value.value_head.weight, generator=torch.Generator().manual_seed(0))
     policy = LanguagePolicy(model, critic=value)

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from advantage.language.logprobs import chosen_logprobs, head_of, hidden_states
+from advantage.language import packing
+from advantage.language.logprobs import chosen_logprobs, head_of
 from advantage.language.models import save_model
+from advantage.language.packing import Layout, can_pack
 from advantage.runs import durable, tensors
 from advantage.trajectory import Batch, Evaluation
 
@@ -61,23 +63,42 @@ class LanguagePolicy(Trained):
         super().__init__()
         self.model, self.critic = model, critic
         self.temperature, self.compute, self.tokenizer = temperature, compute, tokenizer
+        self._can_pack: bool | None = None  # looked at with the first batch
 
     def evaluate(self, batch: Batch) -> Evaluation:
         """Log-probabilities, entropies and, with a critic, the values before each action, (rows, time)."""
         assert batch.mask is not None and batch.length is not None
-        tokens = batch.context["tokens"][:, : int(batch.length.max())]
+        layout = self.layout(batch)
         rows, steps = batch.mask.nonzero(as_tuple=True)
         before = batch.context["positions"][rows, steps] - 1
         head = head_of(self.model)
-        with computing(self.compute, tokens.device):
-            states = hidden_states(head.backbone, tokens)
-            logp, entropy = chosen_logprobs(states[rows, before], batch.actions[rows, steps], head, self.temperature)
-            values = None if self.critic is None else self.critic(tokens, states)[rows, before]
+        with computing(self.compute, layout.tokens.device):
+            states = packing.read(head.backbone, layout)
+            chosen = layout.pick(states, rows, before), batch.actions[rows, steps]
+            logp, entropy = chosen_logprobs(*chosen, head, self.temperature)
+            values = None if self.critic is None else layout.pick(self.critic(layout, states), rows, before)
         return Evaluation(
             logp=_spread(logp, batch.mask),
             entropy=_spread(entropy, batch.mask),
             values=None if values is None else _spread(values, batch.mask),
         )
+
+    def layout(self, batch: Batch) -> Layout:
+        """The batch's rows as the backbone reads them: neighbours with one prompt share it where that is cheaper."""
+        assert batch.length is not None
+        tokens = batch.context["tokens"][:, : int(batch.length.max())]
+        if len(tokens) == 1 or not self._packs():
+            return packing.plain(tokens)
+        return packing.packed(tokens, batch.context["positions"][:, 0], batch.length, *self._costs)
+
+    def _packs(self) -> bool:
+        if self._can_pack is None:
+            backbone: Any = head_of(self.model).backbone
+            own = self.critic.backbone if self.critic is not None else None
+            self._can_pack = all(can_pack(each) for each in (backbone, own) if each is not None)
+            layers = [p.numel() for name, p in backbone.named_parameters() if "embed" not in name]
+            self._costs = 2 * sum(layers), 4 * backbone.config.hidden_size * backbone.config.num_hidden_layers
+        return self._can_pack
 
     def save(self, folder: Path) -> None:
         """Writes an ordinary transformers folder, and the critic beside it."""
@@ -103,10 +124,10 @@ class Critic(nn.Module):
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
 
-    def forward(self, tokens: Tensor, states: Tensor) -> Tensor:
-        """Values (rows, L) of token rows (rows, L), given the policy's hidden states (rows, L, d)."""
+    def forward(self, layout: Layout, states: Tensor) -> Tensor:
+        """Values (R, W) of the rows of a layout, given the policy's hidden states (R, W, d) of them."""
         if self.backbone is not None:
-            states = hidden_states(self.backbone, tokens)
+            states = packing.read(self.backbone, layout)
         values: Tensor = self.value_head(states).squeeze(-1).to(self.value_head.weight.dtype)
         return values
 

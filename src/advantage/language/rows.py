@@ -47,9 +47,9 @@ def rollout_of(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> 
 
 
 def batch_of(rollout: Rollout, advantages: Tensor | None = None, returns: Tensor | None = None) -> Batch:
-    """A rollout as one batch whose micro-batches can be cut by tokens."""
+    """A rollout as one batch whose micro-batches are cut by tokens, and never through a prompt's completions."""
     data = Batch.of(rollout, advantages, returns)
-    return data.replace(length=lengths(rollout.context, rollout.mask))
+    return data.replace(length=lengths(rollout.context, rollout.mask), unit=data.group)
 
 
 def batch_of_rows(ids: Sequence[Sequence[int]], marks: Sequence[Sequence[bool]], **fields: Any) -> Batch:

@@ -154,8 +154,8 @@ def unsupported(model: PreTrainedModel) -> str | None:
     if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
         return "its adapter adds virtual tokens"
     config, backbone = inner.config, inner.model
-    if _window(config) < config.max_position_embeddings:
-        return f"it attends within a sliding window of {_window(config)} tokens"
+    if window(config) < config.max_position_embeddings:
+        return f"it attends within a sliding window of {window(config)} tokens"
     rotary = backbone.rotary_emb
     if getattr(rotary, "rope_type", "default") not in _ROPE:
         return f"its rotary embedding ({rotary.rope_type}) changes with the length"
@@ -173,7 +173,7 @@ def unsupported(model: PreTrainedModel) -> str | None:
     return next((why for module in products if (why := _not_dense(module)) is not None), None)
 
 
-def _window(config: Any) -> float:
+def window(config: Any) -> float:
     """Tokens that the narrowest layer sees."""
     if "full_attention" in (kinds := set(getattr(config, "layer_types", None) or ())) and len(kinds) == 1:
         return torch.inf
