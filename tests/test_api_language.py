@@ -10,7 +10,9 @@ import pytest
 import torch
 
 import advantage
-from advantage.errors import UserError
+from advantage.adam import FlatAdam
+from advantage.cli import main
+from advantage.errors import RunFailed, UserError
 from advantage.language.agent import Accuracy, LanguageAgent
 from advantage.language.evaluation import wilson
 
@@ -110,3 +112,56 @@ def test_rewards_may_be_a_list_of_names(tmp_path: Path) -> None:
     run = advantage.train("grpo", Path("tiny"), task="add", run_dir=tmp_path / "run", steps=1, **given)
     assert {"rewards/task/mean", r"rewards/regex:^\d{1,3}$/mean"} <= set(run.metrics())
     assert run.world == "language" and "grpo on tiny, finished" in repr(run)
+
+
+OF_MEMORY = [
+    RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to"
+        " allocate 68719476736 bytes. Error code 12 (Cannot allocate memory)"
+    ),
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."),
+    MemoryError(),
+]
+
+
+@pytest.mark.parametrize("error", OF_MEMORY, ids=lambda error: type(error).__name__)
+def test_out_of_memory_says_what_takes_less_and_loses_nothing(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = {"task": "add", "steps": 2, "micro_tokens": 4096, "lora_rank": 0, **QUICK}
+    whole = advantage.train("grpo", "tiny", run_dir=tmp_path / "whole", **more)
+    own, calls = FlatAdam.step, []
+
+    def short(self: FlatAdam) -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            raise error
+        own(self)
+
+    monkeypatch.setattr(FlatAdam, "step", short)
+    words = [f"--set={name}={value}" for name, value in more.items() if name != "quiet"]
+    path = tmp_path / "run"
+    assert main(["train", "grpo", "tiny", "--run-dir", str(path), "--quiet", *words]) == 1
+    told = capsys.readouterr().err
+    assert (
+        told.count("\n") == 1 and told.startswith("advantage: out of memory; ") and f"advantage resume {path}" in told
+    )
+    for name in ("micro_tokens (4096)", "batch_size (4)", "num_generations (8)", "max_completion_length"):
+        assert name in told
+    for name in ("gradient_checkpointing=true", "lora_rank=8"):
+        assert name in told
+    status = advantage.load(path).reader.status()
+    assert status["state"] == "failed" and status["steps"] == 1 and status["error"].startswith("out of memory")
+    monkeypatch.undo()
+    again = advantage.resume(path, quiet=True)
+    assert all(torch.equal(a, b) for a, b in zip(_weights(again.policy), _weights(whole.policy), strict=True))
+
+
+def test_another_error_is_not_taken_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(self: FlatAdam) -> None:
+        raise RuntimeError("shapes cannot be multiplied")
+
+    monkeypatch.setattr(FlatAdam, "step", wrong)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied") as caught:
+        advantage.train("sft", "tiny", task="add", run_dir=tmp_path / "run", steps=1, **QUICK)
+    assert not isinstance(caught.value, RunFailed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -55,6 +56,8 @@ def answered(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
 MISTAKES = {
     "no folder": (["train", "grpo", "./nowhere", "--task", "add"], "./nowhere: no such folder"),
     "misspelt": (["train", "grpo", "tinny", "--task", "add"], "did you mean tiny"),
+    "empty folder": (["train", "sft", ".", "--task", "add"], ". is not a model: it has no config.json"),
+    "nothing to ask": (["train", "sft", "tiny", "--data", "a.jsonl", "--eval-every", "1"], "no task is given whose"),
     "long name": (["train", "grpo", "x" * 300, "--task", "add"], "no such folder"),
     "long name to hear": (["generate", "x" * 300, "--prompt", "a"], "no such folder"),
     "task": (["train", "grpo", "tiny", "--task", "ad"], "did you mean add"),
@@ -288,13 +291,14 @@ def test_the_views_of_a_language_run(run: Path, tmp_path: Path, capsys: pytest.C
         ["compare", str(run), "--out", str(tmp_path / "curve.html")],
         ["export", str(run), "--to", "csv", "--out", str(tmp_path / "csv")],
         ["resume", str(run)],
+        ["explain", str(run), "--stream", "1"],
     ):
         assert main([*arguments, "--json"]) == 0
         answered(capsys)
     assert main(["runs", str(run.parent), "--json"]) == 0
     assert 0 <= answered(capsys)["runs"][0]["return"] <= 1
-    assert main(["explain", str(run)]) == 2
-    assert capsys.readouterr().err.count("\n") == 1
+    assert main(["runs", str(run.parent)]) == 0
+    assert re.search(r"finished .* [\d.]+ reward\n", capsys.readouterr().out)
 
 
 def test_a_control_run_is_no_language_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

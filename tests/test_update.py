@@ -562,6 +562,18 @@ def test_statistics_are_what_their_names_say() -> None:
     assert 0 < expected["clip_fraction"] < 1
 
 
+def test_the_clip_fraction_is_that_of_the_ratio_that_is_clipped() -> None:
+    data, steps = sampled_steps()
+    now = Now(eps_low=0.1, eps_high=0.3)
+    found = statistics(data, steps, now, core.sequence_ratio)
+    ratios = [core.sequence_ratio(s.new.logp, s.batch.logp_old, s.batch.mask)[s.batch.mask] for s in steps[:2]]
+    ratio = torch.cat(ratios)
+    assert found["train/clip_fraction"] == pytest.approx(float(((ratio < 0.9) | (ratio > 1.3)).float().mean()))
+    assert found["train/ratio_max"] == pytest.approx(float(ratio.max()))
+    assert "train/policy_gradient_loss" not in found
+    assert found["train/ratio_max"] != statistics(data, steps, now)["train/ratio_max"]
+
+
 def test_without_a_taken_step_the_first_one_is_described() -> None:
     data, steps = sampled_steps()
     found = statistics(data, [replace(steps[0], taken=False)], Now())

@@ -13,8 +13,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from advantage import pipeline
 from advantage.algorithms import ALGORITHMS, find, module, tuned
 from advantage.errors import RunFailed, UserError
+from advantage.runs import memory
 from advantage.runs.directory import RunDirectory, read_status
 from advantage.runs.reader import RunReader
 from advantage.settings import plain_value, resolve, to_dict, to_toml
@@ -83,12 +85,15 @@ def train(
     planned = plan(algorithm, env_or_model, seed, settings, config)
     if planned.world == "language":  # a control run makes its environments at once; a model takes seconds to load
         check_target(planned)
+        pipeline.check(planned)
     command = command or f"advantage.train({algorithm!r}, {planned.target_name!r}, seed={planned.seed})"
     tables = {"settings": to_dict(planned.settings)}
     with RunDirectory.create(
         run_dir, algorithm=algorithm, target=planned.target_name, seed=planned.seed, command=command, tables=tables
     ) as directory:
-        _run(directory, planned, quiet=quiet, resume=False)
+        pipeline.run_phases(directory, planned, quiet, train, resume)
+        _run(directory, pipeline.after(planned, directory.path), quiet=quiet, resume=False)
+    pipeline.conclude(directory.path, planned)
     return Run(directory.path, env=None if isinstance(env_or_model, str) else env_or_model)
 
 
@@ -116,12 +121,16 @@ def resume(run_dir: str | Path, *, steps: int | None = None, env: Any = None, qu
         raise UserError(f"steps is {asked}; the run has done {completed}, give more")
     total = asked or status.get("total") or planned.settings.steps
     if status["state"] == "finished" and total <= completed:
+        pipeline.conclude(reader.path, planned)
         return Run(run_dir, env=env)
     planned = dataclasses.replace(planned, settings=dataclasses.replace(planned.settings, steps=total))
     torn = (reader.path / "status.json").exists() and not read_status(reader.path)
     opening = {"status": "status.json could not be read; the last checkpoint told the steps and the total"}
     with RunDirectory.open(run_dir) as directory:
-        _run(directory, planned, quiet=quiet, resume=True, opening=opening if torn else {})
+        pipeline.run_phases(directory, planned, quiet, train, resume)
+        begun = pipeline.after(planned, directory.path)
+        _run(directory, begun, quiet=quiet, resume=True, opening=opening if torn else {})
+    pipeline.conclude(reader.path, planned)
     return Run(run_dir, env=env)
 
 
@@ -167,7 +176,8 @@ class Run:
         if planned.world == "language":
             from advantage.language.agent import LanguageAgent
 
-            return LanguageAgent.of_run(self.reader, planned.settings, which)
+            begun = pipeline.after(planned, self.path)
+            return LanguageAgent.of_run(self.reader, begun.target, planned.settings, which)
         from advantage.control.agent import Agent
 
         states, _ = self.reader.policy(which)  # type: ignore[arg-type]
@@ -194,6 +204,15 @@ class Run:
             raise UserError(f"{next(iter(asked))} is for language models; {self.path} is a run in an environment")
         return self.agent(which).evaluate(100 if episodes is None else episodes, seed)
 
+    def chain(self) -> dict[str, Run]:
+        """The runs that came before this one in its directory, by name, and this one, which is last."""
+        before = {name: self.path / name for name in pipeline.DATA if (self.path / name / "config.toml").exists()}
+        return {name: Run(path) for name, path in before.items()} | {self.reader.config["algorithm"]: self}
+
+    def evaluation(self) -> dict[str, Any]:
+        """What the end of a chain found: `accuracy`, of each model its mean and 95 % interval; empty for a lone run."""
+        return pipeline.evaluation(self.path)
+
     def metrics(self) -> dict[str, np.ndarray]:
         """One array a metric, one entry an update; NaN where an update has none."""
         return self.reader.metrics()
@@ -218,9 +237,7 @@ def plan(
     best = tuned(algorithm, target) if isinstance(target, str) else {}
     filed, filed_seed = ({}, 0) if config is None else _read_settings(config)
     seed = _whole("seed", filed_seed if seed is None else seed, 0)
-    chosen = {**best, **filed, **given}
-    if isinstance(given.get("env_args"), Mapping):
-        chosen["env_args"] = {name: plain_value(value) for name, value in given["env_args"].items()}
+    chosen = _with({**best, **filed}, given)
     if find(algorithm).world == "control" and not isinstance(target, str):
         from advantage.control.targets import count
 
@@ -231,7 +248,8 @@ def plan(
         chosen.update(_named(chosen))
     settings = resolve(module(algorithm).Settings, chosen)
     _check_group(algorithm, settings)
-    return Plan(algorithm, target, seed, settings, {name: best[name] for name in best if chosen[name] == best[name]})
+    pipeline.phases(settings, target)
+    return Plan(algorithm, target, seed, settings, _as_tuned(best, settings))
 
 
 def check_target(planned: Plan) -> None:
@@ -276,7 +294,7 @@ def _run(
     settings = planned.settings
     names = ", ".join(planned.tuned)
     if names:
-        opening = {**opening, "settings": f"tuned for {planned.target} in algorithms/tuned.toml: {names}"}
+        opening = {**opening, "settings": f"tuned for {directory.config['target']} in algorithms/tuned.toml: {names}"}
     with LiveRun(
         directory,
         checkpoint_every=settings.checkpoint_every,
@@ -294,6 +312,10 @@ def _run(
             if run.steps == began_at:
                 raise
             raise RunFailed(str(error)) from error  # what only a later step could find: the run stays, and can go on
+        except (MemoryError, RuntimeError) as error:
+            if not memory.is_too_little(error):
+                raise
+            raise RunFailed(memory.ways_to_less(settings, directory.path)) from error
 
 
 def _plan_of(reader: RunReader, env: Any) -> Plan:
@@ -304,7 +326,15 @@ def _plan_of(reader: RunReader, env: Any) -> Plan:
         if env is None:
             raise UserError(f"{reader.path} was given a Python object ({target[7:]}); give it again as env=")
         target = env
-    return Plan(config["algorithm"], target, config["seed"], recorded_settings(reader), {})
+    settings = recorded_settings(reader)
+    as_tuned = _as_tuned(tuned(config["algorithm"], config["target"]), settings)
+    return Plan(config["algorithm"], target, config["seed"], settings, as_tuned)
+
+
+def _as_tuned(best: Mapping[str, Any], settings: Any) -> dict[str, Any]:
+    """What of the measured settings a run has."""
+    found = to_dict(settings)
+    return {name: value for name, value in best.items() if found.get(name) == value}
 
 
 def _model_name(algorithm: str, target: Any) -> str:
@@ -316,6 +346,25 @@ def _model_name(algorithm: str, target: Any) -> str:
     return str(target)
 
 
+def _with(chosen: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The chosen settings under the given ones, of which `table.name` stands for a name in a table.
+
+    >>> _with({"sft": {"batch_size": 4}}, {"sft.steps": "30"})
+    {'sft': {'batch_size': 4, 'steps': 30}}
+    """
+    found = dict(chosen)
+    for name, value in sorted(given.items(), key=lambda item: "." in item[0]):
+        table, dot, own = name.partition(".")
+        if dot:
+            before = found.get(table, {})
+            found[table] = {**before, own: plain_value(value)} if isinstance(before, Mapping) else before
+        elif isinstance(value, Mapping):
+            found[name] = {key: plain_value(item) for key, item in value.items()}
+        else:
+            found[name] = value
+    return found
+
+
 def _named(chosen: Mapping[str, Any]) -> dict[str, str]:
     """The settings that name data and rewards, as text: a resumed run has to find them again.
 
@@ -323,12 +372,13 @@ def _named(chosen: Mapping[str, Any]) -> dict[str, str]:
         UserError: an object in the place of a name.
     """
     found = {}
-    for name in ("data", "task", "rewards", "gold"):
+    files = ("data", "sft_data", "pairs")
+    for name in (*files, "task", "rewards", "gold"):
         value = chosen.get(name, "")
         if name == "rewards" and isinstance(value, list | tuple) and all(isinstance(one, str) for one in value):
             value = ",".join(re.sub(r"(?<!\\),", r"\,", one) for one in value)
         if not isinstance(value, str | Path):
-            ways = {"data": "a file of JSON Lines", "task": "a task's name"}.get(name, "module:function")
+            ways = "a file of JSON Lines" if name in files else "a task's name" if name == "task" else "module:function"
             raise UserError(
                 f"{name} is a {_object_name(value)}; name it ({ways}), so that a resumed run finds it again"
             )

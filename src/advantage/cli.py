@@ -113,7 +113,7 @@ def resume(options: argparse.Namespace) -> Answer:
     before = api.load(options.run).reader.status().get("steps") or 0
     run = api.resume(options.run, steps=steps, quiet=options.quiet)
     if run.reader.status().get("steps") == before:
-        return _summary(run), f"{run.path} is finished ({before:,} steps); --steps N extends it"
+        return _finished(run)[0], f"{run.path} is finished ({before:,} steps); --steps N extends it"
     return _finished(run)
 
 
@@ -154,8 +154,7 @@ def runs(options: argparse.Namespace) -> Answer:
         raise UserError(f"{folder}: there is no such folder")
     rows = [_listed(path.parent) for path in sorted(folder.glob("*/config.toml"))]
     lines = [
-        f"{row['run']:<44}{row['state']:<12}{row['steps'] or 0:>12,}  {row.get('error') or _number(row['return'])}"
-        for row in rows
+        f"{row['run']:<44}{row['state']:<12}{row['steps'] or 0:>12,}  {row.get('error') or _score(row)}" for row in rows
     ]
     head = f"{'run':<44}{'state':<12}{'steps':>12}  return"
     return {"runs": rows}, "\n".join([head, *lines]) if rows else f"{folder}: no runs"
@@ -242,12 +241,15 @@ def _help_of_algorithm(name: str) -> str:
 
 def _finished(run: Any) -> Answer:
     hints = f"next: advantage eval {run.path} · advantage report {run.path} · advantage doctor {run.path}"
-    return _summary(run), f"{run.path}\n{hints}"
+    found, lines = _summary(run), [str(run.path), hints]
+    if len(chain := run.chain()) > 1:
+        found |= {"chain": {name: _summary(part) for name, part in chain.items()}, "evaluation": run.evaluation()}
+        lines[:1] = cli_language.chain(found)
+    return found, "\n".join(lines)
 
 
 def _summary(run: Any) -> dict[str, Any]:
-    row = _row(run.reader)
-    return {"run": row["run"], "state": row["state"], "steps": row["steps"], "return": row["return"]}
+    return _row(run.reader)
 
 
 def _listed(path: Path) -> dict[str, Any]:
@@ -261,14 +263,22 @@ def _listed(path: Path) -> dict[str, Any]:
 
 
 def _row(reader: Any) -> dict[str, Any]:
+    from advantage.views.columns import kind_of_run
+
     status, metrics = reader.status(), reader.metrics()
-    returns = metrics.get("rollout/ep_rew_mean", metrics.get("reward"))
-    last = float(returns[-1]) if returns is not None and len(returns) else None
-    return {"run": str(reader.path), "state": status["state"], "steps": status.get("steps"), "return": last}
+    measure = kind_of_run(reader, metrics).score(metrics)
+    values = metrics.get(measure.name, ())
+    last = float(values[-1]) if len(values) else None
+    row = {"run": str(reader.path), "state": status["state"], "steps": status.get("steps")}
+    earned = last if measure.word in ("return", "reward") else None
+    return {**row, "return": earned, "measure": measure.word, "score": last}
 
 
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
+def _score(row: dict[str, Any]) -> str:
+    """The number by which a run is judged; the column is headed "return", so that another says what it is."""
+    if row["score"] is None:
+        return "–"
+    return f"{row['score']:.2f}" if row["measure"] == "return" else f"{row['score']:.3g} {row['measure']}"
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from advantage.api import Run
     from advantage.language.agent import Accuracy, LanguageAgent
 
-FLAGS = {"data": "data", "task": "task", "reward": "rewards", "gold": "gold", "trust_remote_code": "trust_remote_code"}
+FLAGS = {name: name for name in ("data", "task", "gold", "sft_data", "pairs", "trust_remote_code")}
+FLAGS |= {"reward": "rewards"}
 """Flags of `train` that are for language models alone, and the setting that each fills."""
 
 
@@ -158,6 +159,18 @@ def evaluate(options: argparse.Namespace, agent: LanguageAgent) -> Answer:
         found, line = _paired(found, score, beside, options.compare, samples)
         lines.append(line)
     return found, "\n".join(lines)
+
+
+def chain(found: dict[str, Any]) -> list[str]:
+    """What came of a pipeline, a line a training, and what the task's held-out prompts say of each model."""
+    lines = [f"{name:<14}{row['state']}, {row['steps']} updates  {row['run']}" for name, row in found["chain"].items()]
+    if asked := found["evaluation"]:
+        told = [f"{name} {it[0]:.3f} ({it[1]:.3f} … {it[2]:.3f})" for name, it in asked["accuracy"].items()]
+        about = f"accuracy, greedy, {asked['prompts']} held-out prompts of {asked['task']}, McNemar"
+        lines.append(f"{'evaluation':<14}{' → '.join(told)}  [{about} p = {asked['p_value']:.2g}]")
+    else:
+        lines.append(f"{'evaluation':<14}none: no --task was given whose held-out prompts could be asked")
+    return lines
 
 
 def agent_of(name: str, trust_remote_code: bool = False) -> LanguageAgent:

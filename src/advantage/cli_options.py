@@ -108,6 +108,13 @@ def _train(parser: argparse.ArgumentParser) -> None:
         help="module:function or a built-in's name, name*0.5 weights it; repeatable (the task's own)",
     )  # fmt: skip
     language.add_argument("--gold", metavar="REWARD", help="a reward that is watched and never trained on")
+    language.add_argument(
+        "--sft-data", metavar="FILE", help="rlhf: answers to train on first, in RUN/sft (--set sft.NAME=VALUE)"
+    )
+    language.add_argument(
+        "--pairs", metavar="FILE",
+        help="rlhf: pairs to train its reward model from, in RUN/reward_model (--set reward_model.NAME=VALUE)",
+    )  # fmt: skip
     _trust(language)
 
 

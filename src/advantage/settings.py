@@ -147,9 +147,11 @@ def describe(kind: type) -> list[tuple[str, str, str]]:
             span.append(" | ".join(about["choices"]))
         if about["above"] is not None:
             span.append(f"> {about['above']:g}")
-        if about["low"] is not None or about["high"] is not None:
-            low = "" if about["low"] is None else f"{about['low']:g}"
-            span.append(f"{low} … {about['high']:g}" if about["high"] is not None else f"≥ {low}")
+        low, high = about["low"], about["high"]
+        if low is not None:
+            span.append(f"≥ {low:g}" if high is None else f"{low:g} … {high:g}")
+        elif high is not None:
+            span.append(f"≤ {high:g}")
         rows.append((field.name, _toml(default), about["meaning"] + (f" [{', '.join(span)}]" if span else "")))
     return rows
 

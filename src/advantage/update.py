@@ -216,13 +216,18 @@ def scheduled_settings(settings: S, steps: int, total: int, collected: int) -> S
     return at(settings, max(0.0, 1.0 - steps / total))
 
 
-def statistics(data: Batch, steps: Sequence[Step], now: Any) -> dict[str, float]:
+Ratio = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""What an algorithm weighs by in the place of ρ = π/π_old a decision: of (log π, log π_old, mask), as they stand."""
+
+
+def statistics(data: Batch, steps: Sequence[Step], now: Any, ratio_of: Ratio | None = None) -> dict[str, float]:
     """What the literature plots of an update, over all steps that were taken, computed once after it.
 
     Args:
         data: the whole rollout as a batch, with raw advantages, returns and the collecting critic's values.
         steps: what `ascend` returned.
         now: settings of this moment; the clip fraction is taken where they have a clip range.
+        ratio_of: what the objective clips, where it is another than PPO's, whose loss is then not told; None for PPO's.
     """
     taken = [step for step in steps if step.taken]
     stepped = taken or steps  # where the very first step was refused, it is all there is to tell of
@@ -239,7 +244,7 @@ def statistics(data: Batch, steps: Sequence[Step], now: Any) -> dict[str, float]
     if logp is not None and logp_old is not None:
         first = steps[0]
         found["train/first_ratio_error"] = float((_of(first, "logp") - _of(first, "logp_old")).expm1().abs().max())
-        ratio = (logp - logp_old).exp()
+        ratio = (logp - logp_old).exp() if ratio_of is None else _ratios(stepped, ratio_of)
         found["train/approx_kl"] = float(kl_k3(logp_old, logp).mean())
         if not (last := steps[-1]).taken:
             found["train/stopping_kl"] = float(kl_k3(_of(last, "logp_old"), _of(last, "logp")).mean())
@@ -248,8 +253,9 @@ def statistics(data: Batch, steps: Sequence[Step], now: Any) -> dict[str, float]
         if advantages is not None and eps_low is not None and eps_high is not None:
             outside = (ratio < 1.0 - eps_low) | (ratio > 1.0 + eps_high)
             found["train/clip_fraction"] = float(outside.float().mean())
-            gain = clipped_surrogate(ratio, advantages, eps_low, eps_high, getattr(now, "dual_clip", None))
-            found["train/policy_gradient_loss"] = -float(gain.mean())
+            if ratio_of is None:
+                gain = clipped_surrogate(ratio, advantages, eps_low, eps_high, getattr(now, "dual_clip", None))
+                found["train/policy_gradient_loss"] = -float(gain.mean())
         elif advantages is not None:
             found["train/policy_gradient_loss"] = -float(policy_gradient(logp, advantages).mean())
     if entropy is not None:
@@ -257,6 +263,14 @@ def statistics(data: Batch, steps: Sequence[Step], now: Any) -> dict[str, float]
     if values is not None and returns is not None:
         found["train/value_loss"] = float((values - returns).square().mean())
     return found | _of_fresh_data(data)
+
+
+def _ratios(steps: Sequence[Step], ratio_of: Ratio) -> Tensor:
+    found = []
+    for step in steps:
+        assert step.new.logp is not None and step.batch.logp_old is not None and step.batch.mask is not None
+        found.append(_true(step.batch, ratio_of(step.new.logp, step.batch.logp_old, step.batch.mask)))
+    return torch.cat(found)
 
 
 def _of_fresh_data(data: Batch) -> dict[str, float]:
@@ -351,12 +365,13 @@ def _ends_by_tokens(batch: Batch, budget: int) -> list[int]:
     assert batch.length is not None
     lengths = batch.length.tolist()
     unit = list(range(len(lengths))) if batch.unit is None else batch.unit.tolist()
-    borders = [i for i in range(1, len(unit)) if unit[i] != unit[i - 1]] + [len(unit)]
-    ends, start, last = [], 0, 0
-    for border in borders:
-        if last > start and (border - start) * max(lengths[start:border]) > budget:
+    ends, start, last, longest = [], 0, 0, 0
+    for border in [i for i in range(1, len(unit)) if unit[i] != unit[i - 1]] + [len(unit)]:
+        of_unit = max(lengths[last:border])
+        longest = max(longest, of_unit)
+        if last > start and (border - start) * longest > budget:
             ends.append(last)
-            start = last
+            start, longest = last, of_unit
         last = border
     return [*ends, last]
 

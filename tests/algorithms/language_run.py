@@ -69,7 +69,7 @@ def given(
         grpo,
         prepare=lambda *_, **__: workshop,
         frozen=lambda _: reference,
-        Generator=generator,
+        generator_of=generator,
         rewards_of=lambda *_: resolve_rewards(rewards),
         prompts_of=lambda *_: [],
     ):

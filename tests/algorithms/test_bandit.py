@@ -1,4 +1,4 @@
-"""Where DPO and GRPO come to rest: on a bandit whose six completions can be enumerated, against closed forms.
+"""Where DPO, RLHF and GRPO come to rest: on a bandit whose six completions can be enumerated, against closed forms.
 
 A completion is one token. Where the expectation is exact, every group (or pair) that can be drawn is a part of the
 batch, weighted by its probability; where it is not, thousands of groups are drawn an update. Objectives, advantages and
@@ -13,13 +13,18 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from advantage.algorithms import dapo, dpo, dr_grpo, grpo, gspo, rloo
-from advantage.trajectory import Batch, Evaluation
-from advantage.update import ascend
+from advantage.algorithms import dapo, dpo, dr_grpo, grpo, gspo, rlhf, rloo
+from advantage.core import standardize
+from advantage.language.generate import Samples
+from advantage.language.rewards import Scored
+from advantage.language.rows import batch_of as language_batch
+from advantage.trajectory import Batch, Evaluation, Rollout
+from advantage.update import ascend, estimate, minibatches
 
 REWARDS = torch.tensor([0.0, 0.3, -0.5, 1.0, 0.8, 0.1], dtype=torch.float64)
 REFERENCE = torch.tensor([0.3, 0.05, 0.25, 0.1, 0.1, 0.2], dtype=torch.float64)
@@ -208,3 +213,63 @@ def test_samples_lead_where_expectations_do() -> None:
     }
     print(", ".join(f"{name}: {value:.1e}" for name, value in found.items()))
     assert max(found.values()) < 1e-2
+
+
+# --- with a critic, and the price in the reward ---
+
+
+class WithCritic(Softmax):
+    """The same, and one number that says what a completion is worth on average."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.worth = nn.Parameter(torch.zeros((), dtype=torch.float64))
+
+    def evaluate(self, batch: Batch) -> Evaluation:
+        return replace(super().evaluate(batch), values=self.worth.expand(batch.actions.shape))
+
+
+def as_often_as_likely(chances: Tensor, rows: int) -> Tensor:
+    """Completions, each as many times as its probability says: an expectation to within 1/rows."""
+    ends = (chances.cumsum(-1) * rows).round().long()
+    return torch.arange(ARMS).repeat_interleave(ends.diff(prepend=ends.new_zeros(1)))
+
+
+def sampled(actions: Tensor) -> tuple[Samples, Rollout]:
+    """Those completions as RLHF has them: judged, with their ends."""
+    mask = torch.ones(len(actions), 1, dtype=torch.bool)
+    scored = Scored(REWARDS[actions], mask[:, 0], {}, None, {}, 0)
+    context = {"tokens": torch.zeros(len(actions), 2).long(), "positions": mask.long()}
+    return Samples((), (), (), scored), Rollout(context, actions[:, None], mask, mask, ~mask)
+
+
+def rest_of_rlhf(updates: int = 80, rows: int = 1000, **settings: Any) -> tuple[Tensor, float]:
+    """Where its own phases lead, without the network: score, price, estimate, whiten, ascend."""
+    policy, reference = WithCritic(), Softmax()
+    now = rlhf.Settings(max_grad_norm=1e9, minibatch_size=None, micro_tokens=None, **settings)
+    optimizer = torch.optim.Adam(policy.parameters())
+    rng = np.random.default_rng(0)
+    for update in range(updates):
+        optimizer.param_groups[0]["lr"] = 0.1 * (1 - update / updates)  # whitened advantages do not fade by themselves
+        samples, rollout = sampled(as_often_as_likely(policy.chances, rows))
+        rollout = rlhf.priced(rlhf.said(policy, reference, rollout, now), samples, now)
+        advantages, returns = estimate(rollout, now.gamma, now.gae_lambda)
+        data = language_batch(rollout, standardize(advantages, rollout.mask), returns)
+        for batch in minibatches(data, now.epochs, len(data), rng):
+            ascend(policy, optimizer, rlhf.objective, batch, now)
+    return policy.chances, float(policy.worth.detach())
+
+
+@pytest.mark.parametrize("beta", [0.2, 0.5, 1.0])
+def test_rlhf_finds_the_optimum_and_its_critic_what_that_is_worth(beta: float) -> None:
+    chances, worth = rest_of_rlhf(beta=beta)
+    found = total_variation(chances, tilted(REWARDS, beta))
+    print(f"rlhf, beta {beta}: {found:.1e}")
+    assert found < 1e-2
+    assert total_variation(chances, fixed_point(REWARDS, beta)) > 2e-2
+    partition = beta * (REFERENCE.log() + REWARDS / beta).logsumexp(-1)  # of the optimum, E r − β KL = β log Z
+    assert worth == pytest.approx(float(partition), abs=2e-2)
+
+
+def test_rlhf_without_a_price_is_left_with_the_best_completion() -> None:
+    assert rest_of_rlhf(updates=60, beta=0.0)[0].argmax() == REWARDS.argmax()

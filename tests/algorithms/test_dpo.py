@@ -75,7 +75,7 @@ def test_it_begins_at_log_2_with_no_margin(tmp_path: Path) -> None:
     taken, gradient = step(pairs(), tmp_path / "reference.safetensors", model=small_llama())
     assert float(taken.objective) == pytest.approx(-math.log(2), abs=1e-6)
     said = dpo.describe(taken, NOW)
-    for name in ("rewards/chosen", "rewards/rejected", "rewards/margins"):
+    for name in ("rewards/chosen", "rewards/rejected", "rewards/margins", "kl/pairs"):
         assert said[name] == pytest.approx(0.0, abs=1e-5)
     assert float(gradient.norm()) > 0.1
 
@@ -145,6 +145,19 @@ def test_ipo_wants_a_difference_and_no_more(tmp_path: Path) -> None:
         logp[0::2, 0] = difference
         found = dpo.objective(Evaluation(logp=logp), batch, replace(NOW, loss="ipo"))
         assert -float(found) == pytest.approx(loss, abs=1e-5)
+
+
+def test_the_kl_of_the_pairs_is_that_of_the_policy_from_the_reference() -> None:
+    """Two tokens a completion, drawn from the reference: the mean of k3 over them is its KL to the policy."""
+    rng = torch.Generator().manual_seed(0)
+    reference, policy = (torch.randn(5, generator=rng).double().log_softmax(-1) for _ in range(2))
+    tokens = torch.multinomial(reference.exp(), 40_000, replacement=True, generator=rng).view(-1, 2)
+    batch = Batch.of_rows({}, tokens, torch.ones_like(tokens, dtype=torch.bool), logp_ref=reference[tokens])
+    step = Step(batch, Evaluation(logp=policy[tokens]), torch.zeros(()), 0.0, True)
+    exact = 2 * float((reference.exp() * (reference - policy)).sum())
+    assert dpo.describe(step, NOW)["kl/pairs"] == pytest.approx(exact, rel=0.05)
+    backwards = 2 * float((policy.exp() * (policy - reference)).sum())
+    assert abs(backwards - exact) > 0.1 * exact
 
 
 # --- the reference ---

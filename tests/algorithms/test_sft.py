@@ -91,7 +91,7 @@ def test_what_is_not_learnt_matters_as_context_alone() -> None:
     assert step(batch(tail))[0] == pytest.approx(step(batch(rows()))[0], abs=1e-12)
 
 
-SHORT: dict[str, Any] = {"batch_size": 8, "threads": 1, "quiet": True}
+SHORT: dict[str, Any] = {"batch_size": 8, "threads": 1, "quiet": True, "learning_rate": "lin_2e-5"}
 
 
 def test_it_learns_the_answers_that_it_is_given(tmp_path: Path) -> None:

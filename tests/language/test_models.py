@@ -191,11 +191,6 @@ class TestErrors:
         with pytest.raises(UserError, match=r"is not a model: it has no config\.json"):
             load_model(str(tmp_path))
 
-    def test_an_adapter(self, tmp_path):
-        (tmp_path / "adapter_config.json").write_text("{}")
-        with pytest.raises(UserError, match="LoRA adapter alone"):
-            load_model(str(tmp_path))
-
     def test_no_tokenizer(self, folder):
         for file in ("tokenizer.json", "tokenizer_config.json"):
             (folder / file).unlink()

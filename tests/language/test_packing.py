@@ -82,7 +82,7 @@ def test_the_policy_says_the_same_either_way(critic: str) -> None:
     policy, batch = LanguagePolicy(with_precise_norms(small_llama()), 1.3, value), data()
     found = []
     for can in (True, False):
-        policy._packs()
+        policy.packs()
         policy._can_pack = can
         policy.zero_grad()
         new = policy.evaluate(batch)

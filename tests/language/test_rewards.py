@@ -314,3 +314,14 @@ def test_texts_and_completions_must_match():
         resolve_rewards([length])([prompt()], [completion()], [])
     with pytest.raises(ValueError, match="as many completions"):
         resolve_rewards([length])([prompt(), prompt()], [completion()] * 3, ["a"] * 3)
+
+
+def test_a_lone_reward_model_has_the_same_name_wherever_it_lies():
+    def names(*specs):
+        scorer = lambda prompts, completions: [0.0] * len(completions)  # noqa: E731
+        return [part.name for part in resolve_rewards(specs, load_scorer=lambda path: scorer).parts]
+
+    assert names("exact", "reward_model:runs/a*0.5") == ["exact", "reward_model"]
+    assert names("reward_model:a", "reward_model:b") == ["reward_model:a", "reward_model:b"]
+    with pytest.raises(UserError, match="two rewards are called 'reward_model:a'"):
+        names("reward_model:a", "reward_model:a")

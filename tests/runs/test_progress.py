@@ -14,8 +14,8 @@ class Terminal(io.StringIO):
 
 def show(shown):
     shown.start(0, 1000)
-    shown.draw(500, None, 250.0)
-    shown.draw(750, 21.25, 250.0)
+    shown.draw(500, {}, 250.0)
+    shown.draw(750, {"rollout/ep_rew_mean": 21.25}, 250.0)
     shown.line("warn: [red]text[/red] \x1b[2J of others")
     shown.stop()
 
@@ -34,7 +34,7 @@ def test_lines_come_now_and_then(capsys, monkeypatch):
     monkeypatch.setattr(module, "PAUSE", 0.0)
     shown = Lines()
     shown.start(0, 1000)
-    shown.draw(500, None, 250.0)
+    shown.draw(500, {}, 250.0)
     assert capsys.readouterr().err == "step 500 of 1,000  250 steps/s  0:02 left\n"
 
 
@@ -57,4 +57,20 @@ def test_quiet(capsys):
 
 @pytest.mark.parametrize("speed", [0.0, 1e-9])
 def test_no_speed_yet(capsys, speed):
-    Lines().draw(0, None, speed)
+    Lines().draw(0, {}, speed)
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ({"reward": 0.25, "train/loss": 1e-8}, "reward 0.25"),
+        ({"rewards/accuracies": 0.75, "train/loss": 0.5}, "accuracy 0.75"),
+        ({"train/loss": 0.5}, "loss 0.5"),
+    ],
+)
+def test_a_language_run_counts_updates_and_tells_what_it_is_judged_by(capsys, row, told):
+    shown = progress(quiet=False, clock="updates")
+    shown.start(0, 20)
+    shown.draw(12, row, 0.4)
+    shown.stop()
+    assert capsys.readouterr().err == f"update 12 of 20  {told}  0.4 updates/s  0:20 left\n"

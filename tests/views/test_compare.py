@@ -9,7 +9,7 @@ import pytest
 
 from advantage.errors import UserError
 from advantage.runs.encode import dumps
-from advantage.views.compare import as_json, compare, render
+from advantage.views.compare import as_json, compare, render, table
 from advantage.views.curves import interquartile_mean, stratified_bootstrap
 from advantage.views.picture import spread
 from tests.views.synthetic import make_run
@@ -133,8 +133,54 @@ def test_runs_without_any_episode(tmp_path: Path) -> None:
 def test_language_runs_are_compared_over_updates(tmp_path: Path) -> None:
     run = make_run(tmp_path / "a", [{"reward": 0.1}, {"reward": 0.4}], algorithm="grpo", language=True)
     comparison = compare([run])
-    assert (comparison.panels[0].unit, comparison.panels[0].measure) == ("updates", "mean reward of an update")
+    (panel,) = comparison.panels
+    assert (panel.unit, panel.measure) == ("updates", "mean reward of an update's completions")
     assert (comparison.rows[0].steps, comparison.rows[0].mean) == (2, 0.4)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "row", "told"),
+    [
+        ("sft", {"train/loss": 0.5, "train/entropy": 0.1}, ("loss", 0.5)),
+        ("dpo", {"rewards/accuracies": 0.75, "train/loss": 0.6}, ("accuracy", 0.75)),
+        ("reward_model", {"rewards/accuracies": 0.75, "train/loss": 0.6}, ("accuracy", 0.75)),
+    ],
+)
+def test_a_run_on_given_examples_is_judged_by_what_it_has(
+    tmp_path: Path, algorithm: str, row: dict[str, float], told: tuple[str, float]
+) -> None:
+    comparison = compare([make_run(tmp_path / "a", [row, row], algorithm=algorithm, target="tiny", language=True)])
+    heads, cells = table(comparison.rows)
+    assert heads[:5] == ("model", "runs", "seeds", "updates", told[0]) and cells[4] == str(told[1])
+    assert comparison.panels[0].bands[algorithm].centre.tolist() == [told[1]] * 2
+    assert all("left out" not in note for note in comparison.notes)
+
+
+def test_what_cannot_be_compared_has_a_panel_of_its_own(tmp_path: Path) -> None:
+    """Rewards and losses of one task; a task and a file are not the same thing to be trained on."""
+    sort = {"task": "sort"}
+    runs = [
+        make_run(tmp_path / "a", [{"reward": 0.1}] * 6, algorithm="grpo", target="tiny", language=True, settings=sort),
+        make_run(tmp_path / "b", [{"train/loss": 2.0}], algorithm="sft", target="tiny", language=True, settings=sort),
+        make_run(
+            tmp_path / "c", [{"train/loss": 1.0}], algorithm="sft", target="tiny", language=True,
+            settings={"data": "/some/where/pairs.jsonl"},
+        ),
+    ]  # fmt: skip
+    comparison = compare(runs, tmp_path / "c.html")
+    assert [panel.environment for panel in comparison.panels] == ["tiny sort", "tiny sort", "tiny pairs.jsonl"]
+    lines = render(comparison).splitlines()
+    assert "reward/loss" in lines[0] and "reward 0.1" in lines[1] and "loss 2" in lines[2]
+    assert "Reward/loss: of training" in (tmp_path / "c.html").read_text(encoding="utf-8")
+
+
+def test_held_out_accuracy_makes_one_curve_of_rewards_and_losses(tmp_path: Path) -> None:
+    runs = [
+        make_run(tmp_path / name, [{measure: 1.0, "eval/mean_reward": 0.5}] * 5, algorithm=name, language=True)
+        for name, measure in (("grpo", "reward"), ("sft", "train/loss"))
+    ]
+    (panel,) = compare(runs).panels
+    assert panel.measure == "held-out accuracy" and set(panel.bands) == {"grpo", "sft"}
 
 
 def test_the_table_as_text_and_as_json(tmp_path: Path) -> None:

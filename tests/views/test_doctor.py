@@ -12,9 +12,11 @@ from advantage.errors import UserError
 from advantage.runs.database import Database
 from advantage.runs.directory import RunDirectory
 from advantage.runs.encode import dumps
-from advantage.views.doctor import REMINDER, as_json, diagnose, render
+from advantage.runs.kinds import KINDS
+from advantage.views.doctor import as_json, diagnose, render
 from tests.watch.histories import KL, REWARD, SATURATION, Row, ramp, steady
 
+REMINDER = KINDS["control"].reminder
 STEPS = 256  # environment steps an update
 
 
@@ -125,6 +127,17 @@ def test_language_counts_updates(tmp_path: Path) -> None:
     found = diagnose(written(tmp_path / "run", rows, clock="tokens"))
     assert (found.steps, found.symptoms[0].since, found.symptoms[0].since_steps) == (8, 5, 5)
     assert found.performance[0].name == "reward"
+    text = render(found)
+    assert "after 8 updates.\n" in text and "(step" not in text
+    assert "since update 5, still there at update 8" in text and "held-out prompts" in text.replace("\n", " ")
+    assert "num_envs" not in text and "batch_size" in text  # advice for a model
+
+
+def test_a_loss_is_best_where_it_is_least(tmp_path: Path) -> None:
+    found = diagnose(written(tmp_path / "run", [{"train/loss": x} for x in (0.9, 0.2, 0.4)], clock="tokens"))
+    (loss,) = found.performance
+    assert (loss.name, loss.last, loss.best, loss.best_update) == ("train/loss", 0.4, 0.2, 2)
+    assert "from the second pass over the data" in render(found)
 
 
 def test_a_run_without_updates(tmp_path: Path) -> None:

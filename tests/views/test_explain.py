@@ -12,7 +12,8 @@ import advantage
 from advantage.errors import UserError
 from advantage.trajectory import Rollout
 from advantage.update import estimate
-from advantage.views.explain import SHOWN, explain, render
+from advantage.views.explain import explain, render
+from advantage.views.ladder import SHOWN
 
 
 @pytest.fixture(scope="module")

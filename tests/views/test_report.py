@@ -4,13 +4,14 @@ import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from advantage.errors import UserError
 from advantage.runs.database import Database
-from advantage.trajectory import Rollout
+from advantage.trajectory import Rollout, Sample
 from advantage.views.report import write_report
 from tests.views.synthetic import episodes, make_run
 
@@ -187,8 +188,57 @@ def test_an_algorithm_that_is_not_known_here_still_has_a_report(tmp_path: Path) 
     assert "The last update's mean reward is 0.25. It trained for 1 updates" in seen
 
 
+LANGUAGE: dict[str, Any] = {"algorithm": "grpo", "target": "tiny", "language": True}
+GIVEN: dict[str, Any] = {"task": "sort", "eval_episodes": 50, "batch_size": 4}
+ASKED = {**GIVEN, "num_generations": 2}
+
+
+def test_a_language_run_speaks_of_rewards_accuracy_and_updates(tmp_path: Path) -> None:
+    rows = [{"reward": 0.1, "eval/mean_reward": 0.4, "num_tokens": 90.0}, {"reward": 0.3, "eval/mean_reward": 0.2}]
+    run = make_run(tmp_path / "run", rows, settings=ASKED, **LANGUAGE)
+    seen = words(run)
+    assert "grpo on tiny sort, seed 0" in seen
+    assert "The model answers 20.0% of 50 held-out prompts rightly (95 % interval 11.2% … 33.0%), 40.0% at its" in seen
+    assert "2 updates in 4 s" in seen and "4 prompts × 2 each" in seen
+    assert "40.0% 27.6% … 53.8% 50 best" in seen  # Wilson's interval of 20 in 50
+    for word in ("return", "episode", "steps", "environment", "critic"):
+        assert word not in seen.split("Settings")[0].lower()
+
+
+def test_without_evaluation_the_first_and_the_last_updates_are_told(tmp_path: Path) -> None:
+    losses = [{"train/loss": 2.0}] * 10 + [{"train/loss": 1.0}] * 10
+    seen = words(make_run(tmp_path / "run", losses, settings=GIVEN, **{**LANGUAGE, "algorithm": "sft"}))
+    assert "The loss of the last 10 updates is 1, of the first 10 2." in seen
+    assert "Nothing is sampled in this training. What the model writes now: advantage generate" in seen
+    seen = words(make_run(tmp_path / "short", losses[:3], settings=GIVEN, **{**LANGUAGE, "algorithm": "sft"}))
+    assert "The last update's loss is 2." in seen
+
+
+def test_completions_gold_and_reward_functions_are_shown(tmp_path: Path) -> None:
+    row = {"reward": 0.1, "gold": 0.2, "rewards/format/mean": 0.3, "rewards/task/mean": 0.1, "completions/draws": 1.0}
+    samples = {update: [Sample(0, 0, "sort 2 1", f"said {update}", 1.0, "stop")] for update in (1, 2)}
+    rows = [row, {**row, "reward": 0.5, "rewards/format/mean": 0.9}]
+    seen = words(make_run(tmp_path / "run", rows, settings=ASKED, samples=samples, **LANGUAGE))
+    assert "Completions before and after" in seen and "said 1" in seen and "said 2" in seen
+    assert "only watched (gold)" in seen and "format" in seen
+    assert "numbers that never changed" in seen and "completions/draws" in seen
+
+
+def test_a_reward_model_s_page_shows_how_sure_it_may_be_and_what_length_does(tmp_path: Path) -> None:
+    rows = [{"rewards/accuracies": 0.5, "rewards/margins": 0.1, "train/loss": 0.7}] * 2
+    sides = [("aa", 1.0, "chosen"), ("b", 2.0, "rejected")]
+    samples = {2: [Sample(0, i, "q", text, score, side) for i, (text, score, side) in enumerate(sides)]}
+    settings = {"batch_size": 4, "eval_episodes": 50}
+    run = make_run(
+        tmp_path / "run", rows, settings=settings, samples=samples, **{**LANGUAGE, "algorithm": "reward_model"}
+    )
+    seen = words(run)
+    assert "How sure the scores may be" in seen and "Score and length" in seen and "score 2 · rejected" in seen
+    assert "Held-out evaluation" not in seen and "4 pairs each" in seen
+
+
 def test_metrics_that_no_chart_names_are_drawn_too(tmp_path: Path) -> None:
-    assert "rewards/format/mean" in words(make_run(tmp_path / "run", [{"rewards/format/mean": 1.0}]))
+    assert "mine/speed" in words(make_run(tmp_path / "run", [{"mine/speed": 1.0}]))
 
 
 def test_attempts_are_listed(tmp_path: Path) -> None:

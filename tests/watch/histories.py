@@ -169,26 +169,78 @@ SILENT: dict[str, list[list[Row]]] = {
 """Histories beside them in which it stays silent: healthy ones, and near misses."""
 
 
-# --- sampled completions ---
+# --- language ---
 
-SAMPLED: Row = {
+COMPLETIONS: Row = {
     "reward": 0.4,
+    "gold": 0.4,
     "frac_reward_zero_std": 0.5,
     "completions/clipped_ratio": 0.1,
     "completions/mean_length": 20.0,
+    "completions/tokens": 640.0,
     "completions/repetition": 0.1,
     "rewards/failures": 0.0,
+    "rewards/task/share": 0.7,
+    "rewards/format/share": 0.3,
+    "examples/template": 1234567.0,
     "kl": 3.0,
+}
+EXAMPLES: Row = {
+    "train/loss": 0.5,
+    "train/entropy": 0.4,
     "logps/chosen": -30.0,
+    "rewards/identical": 0.0,
+    "examples/ended": 1.0,
+    "examples/template": 1234567.0,
 }
-ILL: dict[str, Row] = {
-    "groups_without_spread": {"frac_reward_zero_std": 0.95},
-    "all_cut": {"completions/clipped_ratio": 1.0},
-    "length_runaway": {"completions/mean_length": 90.0},
-    "repetition": {"completions/repetition": 0.7},
-    "reward_failures": {"rewards/failures": 2.0},
-    "far_from_reference": {"kl": 80.0},
-    "chosen_falling": {"logps/chosen": -50.0},
+
+
+def language(row: Row, *phases: tuple[int, Row], trained: float = 1.0) -> list[Row]:
+    """Updates of a language model, some of the row's keys changed from phase to phase; how many tokens were trained on.
+
+    Args:
+        trained: share of the 640 tokens of an update, in the last phase; all in the others.
+    """
+    rows, tokens = [], 0.0
+    for i, (updates, changes) in enumerate(phases):
+        for t in range(updates):
+            tokens += 640.0 * (trained if i == len(phases) - 1 else 1.0)
+            wave = 0.01 * (t % 5 - 2)  # rewards are never quite still
+            rows.append({key: x + wave * (key in ("reward", "gold")) for key, x in (row | changes).items()})
+            rows[-1]["num_tokens"] = tokens
+    return rows
+
+
+ILL: dict[str, tuple[Row, Row]] = {
+    "groups_without_spread": (COMPLETIONS, {"frac_reward_zero_std": 0.95}),
+    "all_cut": (COMPLETIONS, {"completions/clipped_ratio": 1.0}),
+    "length_runaway": (COMPLETIONS, {"completions/mean_length": 90.0}),
+    "repetition": (COMPLETIONS, {"completions/repetition": 0.7}),
+    "reward_failures": (COMPLETIONS, {"rewards/failures": 2.0}),
+    "far_from_reference": (COMPLETIONS, {"kl": 80.0}),
+    "dominant_component": (COMPLETIONS, {"rewards/task/share": 0.99, "rewards/format/share": 0.05}),
+    "gold_falling": (COMPLETIONS, {"reward": 0.8, "gold": 0.2}),
+    "chosen_falling": (EXAMPLES, {"logps/chosen": -50.0}),
+    "identical_pairs": (EXAMPLES, {"rewards/identical": 0.5}),
+    "endless_answers": (EXAMPLES, {"examples/ended": 0.0}),
+    "template_drift": (EXAMPLES, {"examples/template": 7654321.0}),
 }
-FIRING |= {name: [[SAMPLED] * 20 + [SAMPLED | ill] * 40] for name, ill in ILL.items()}
-SILENT |= {name: [[SAMPLED] * 60, [SAMPLED] * 20 + [SAMPLED | ill] + [SAMPLED] * 20] for name, ill in ILL.items()}
+FIRING |= {name: [language(row, (20, {}), (40, ill))] for name, (row, ill) in ILL.items()}
+SILENT |= {
+    name: [language(row, (60, {})), language(row, (20, {}), (1, ill), (20, {}))] for name, (row, ill) in ILL.items()
+}
+FIRING["everything_masked"] = [language(COMPLETIONS, (20, {}), (5, {}), trained=0.01)]
+FIRING["template_drift"].append(language(COMPLETIONS, (2, {}), (1, {"examples/template": 1.0})))
+SILENT["everything_masked"] = [
+    language(COMPLETIONS, (20, {}), (2, {}), trained=0.0),
+    language(COMPLETIONS, (20, {}), (20, {}), trained=0.1),
+]
+SILENT["template_drift"] = [language(EXAMPLES, (60, {}))]
+SILENT["gold_falling"] += [
+    language(COMPLETIONS, (20, {}), (40, {"reward": 0.8, "gold": 0.8})),
+    language(COMPLETIONS, (20, {}), (40, {"reward": 0.1, "gold": 0.1})),  # both fall: the model has got worse
+    language(COMPLETIONS, (20, {}), (2, {"reward": 0.8, "gold": 0.2}), (20, {})),
+]
+SILENT["dominant_component"] += [
+    language(COMPLETIONS, (40, {"rewards/task/share": 0.99, "rewards/format/share": 0.9})),  # they say the same
+]

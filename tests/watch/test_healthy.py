@@ -1,4 +1,4 @@
-"""Healthy runs give no warning: PPO with its tuned settings, for real."""
+"""Healthy runs give no warning: PPO with its tuned settings, and language models on the packaged one, for real."""
 
 from __future__ import annotations
 
@@ -36,3 +36,11 @@ def test_no_warning(environment: str, seed: int, steps: int, settings: dict[str,
     assert found.update > LONGEST_WINDOW
     assert [event for event in RunReader(run).events() if event["level"] != "note"] == []
     assert [symptom for symptom in found.symptoms if symptom.level != "note"] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["sft", "grpo", "dapo", "rlhf"])
+def test_no_warning_in_language(algorithm: str, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    advantage.train(algorithm, "tiny", task="sort", steps=60, batch_size=16, threads=1, run_dir=run, quiet=True)
+    assert [symptom for symptom in diagnose(run).symptoms if symptom.level != "note"] == []

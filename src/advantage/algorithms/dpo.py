@@ -11,8 +11,9 @@ from typing import Any
 
 from torch import Tensor
 
-from advantage.core import dpo_loss, implicit_reward, ipo_loss
+from advantage.core import dpo_loss, implicit_reward, ipo_loss, kl_k3
 from advantage.language.evaluation import hold_out
+from advantage.language.evidence import identical, of_examples
 from advantage.language.pairs import Reference, batch_of_pairs, digest_of, of_pairs
 from advantage.language.settings import Language
 from advantage.language.setup import prepare
@@ -45,12 +46,17 @@ def objective(new: Evaluation, batch: Batch, now: Settings) -> Tensor:
 
 
 def describe(step: Step, now: Settings) -> dict[str, float]:
-    """Implicit rewards, their margin and accuracy, and how far each side has moved, before the step."""
+    """Implicit rewards, their margin and accuracy, and how far each side and the policy have moved, before the step.
+
+    The pairs are no samples of π but, at best, of π_ref: k3 on their tokens estimates KL(π_ref‖π).
+    """
     assert step.new.logp is not None and step.batch.logp_ref is not None
     policy, reference = step.new.logp.sum(-1), step.batch.logp_ref.sum(-1)
     chosen, rejected = of_pairs(implicit_reward(policy, reference, now.beta))
     logp_chosen, logp_rejected = of_pairs(policy)
+    divergence = kl_k3(step.batch.logp_ref, step.new.logp).sum(-1)
     return {
+        "kl/pairs": float(divergence.mean()),
         "rewards/chosen": float(chosen.mean()),
         "rewards/rejected": float(rejected.mean()),
         "rewards/margins": float((chosen - rejected).mean()),
@@ -83,4 +89,5 @@ def train(target: Any, settings: Settings, run: LiveRun) -> None:
             data = batch_of_pairs(examples, tokenizer)
             data = data.replace(logp_ref=reference.of(indices, data.actions.shape[1]))
             step = ascend(policy, optimizer, objective, data, now)
-        run.log(describe(step, now) | statistics(data, [step], now), data)
+        found = describe(step, now) | of_examples(data, tokenizer) | {"rewards/identical": identical(data)}
+        run.log(found | statistics(data, [step], now), data)

@@ -15,10 +15,10 @@ from torch import Tensor
 from advantage.core import clipped_surrogate, group_advantages, kl_k3, likelihood_ratio, sequence_mean
 from advantage.errors import RunFailed
 from advantage.language.evaluation import hold_out
-from advantage.language.generate import Generator, Samples, describe, kl_to_reference, prompts_of, watched
+from advantage.language.generate import Samples, describe, kl_to_reference, prompts_of, watched
 from advantage.language.rows import batch_of
 from advantage.language.settings import Sampling
-from advantage.language.setup import frozen, gold_of, prepare, rewards_of
+from advantage.language.setup import frozen, generator_of, gold_of, prepare, rewards_of
 from advantage.runs.live import LiveRun
 from advantage.settings import setting
 from advantage.trajectory import Batch, Evaluation, Rollout
@@ -102,11 +102,10 @@ def objective(new: Evaluation, batch: Batch, now: Settings, stages: Stages = STA
 
 def train(target: Any, settings: Settings, run: LiveRun, stages: Stages = STAGES) -> None:
     """Trains a model on completions of its own until its budget of updates is spent."""
-    policy, tokenizer, optimizer, source, task = prepare(
-        target, settings, run, "prompt", temperature=settings.temperature
-    )
+    workshop = prepare(target, settings, run, "prompt", temperature=settings.temperature)
+    policy, tokenizer, optimizer, source, task = workshop
     reference = frozen(policy) if settings.beta > 0 else None
-    generator = Generator(policy, tokenizer, settings, task, run.seed("sampling"))
+    generator = generator_of(workshop, settings, run)
     rewards, gold = rewards_of(settings, task), gold_of(settings, task)
     run.keep(policy=policy, optimizer=optimizer, source=source)
     hold_out(policy, tokenizer, task, settings, run)
@@ -141,8 +140,9 @@ def train(target: Any, settings: Settings, run: LiveRun, stages: Stages = STAGES
             size = now.minibatch_size or len(data)
             parts = minibatches(data, now.epochs, size, run.rng("minibatches")) if off_policy else [data]
             steps = [ascend(policy, optimizer, ascent, batch, now) for batch in parts]
+            rollout = rollout.replace(logp_old=data.logp_old, logp_ref=data.logp_ref)
         found = describe(samples) | watched(samples, gold) | {"completions/draws": float(len(drawn))}
         if reference is not None:
             first = steps[0]
             found["kl"] = kl_to_reference(first.new.logp, first.batch)
-        run.log(found | statistics(data, steps, now), rollout, samples=samples.texts_for_people())
+        run.log(found | statistics(data, steps, now, stages.ratio), rollout, samples=samples.texts_for_people())

@@ -6,6 +6,7 @@ The score is read at the last real token, of a process model after each step.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,17 +16,20 @@ from torch.nn.functional import logsigmoid
 
 from advantage.adam import FlatAdam
 from advantage.core import bradley_terry_loss, token_mean
+from advantage.language.evidence import identical, template_print
+from advantage.language.formats import Example, parts_of_pair
+from advantage.language.generate import plain, text_of
 from advantage.language.models import compute_dtype
 from advantage.language.pairs import of_pairs
 from advantage.language.rows import ragged
-from advantage.language.scalar import scalar_from_causal
+from advantage.language.scalar import head_name, scalar_from_causal
 from advantage.language.scoring import Scorer, batch_of_places
 from advantage.language.settings import Language
-from advantage.language.setup import loaded
+from advantage.language.setup import loaded, trainable
 from advantage.language.template import render_example, render_pair, render_steps
 from advantage.runs.live import LiveRun
 from advantage.settings import Schedule, scheduled, setting
-from advantage.trajectory import Batch, Evaluation
+from advantage.trajectory import Batch, Evaluation, Sample
 from advantage.update import Step, ascend, schedule, statistics
 
 
@@ -64,7 +68,8 @@ def batch_of(examples: Any, tokenizer: Any, now: Settings) -> Batch:
         steps = [render_steps(tokenizer, example) for example in examples]
         rows, places = [row.ids for row, _ in steps], [list(ends) for _, ends in steps]
         labels = [[float(label) for label in example["labels"]] for example in examples]
-    return batch_of_places(rows, places, returns=ragged(labels, max(len(row) for row in labels)))
+    returns = ragged(labels, max(len(row) for row in labels))
+    return batch_of_places(rows, places, returns=returns, unit=torch.arange(len(rows)))
 
 
 def describe(step: Step, now: Settings) -> dict[str, float]:
@@ -74,19 +79,54 @@ def describe(step: Step, now: Settings) -> dict[str, float]:
         values, labels = step.new.values[step.batch.mask], step.batch.returns[step.batch.mask]
         return {"rewards/accuracies": float(((values > 0) == (labels > 0.5)).float().mean())}
     chosen, rejected = of_pairs(step.new.values.squeeze(-1))
-    longer, shorter = of_pairs(step.batch.context["positions"][:, 0])
-    return {
+    found = {
         "rewards/accuracies": float((chosen > rejected).float().mean()),
         "rewards/margins": float((chosen - rejected).mean()),
         "rewards/mean": float((chosen + rejected).mean() / 2),
-        "rewards/chosen_longer": float((longer > shorter).float().mean()),
+        "rewards/identical": identical(step.batch),
     }
+    lengths = of_pairs(step.batch.context["positions"][:, 0])
+    unequal = lengths[0] != lengths[1]
+    if unequal.any():
+        longer, higher = (lengths[0] > lengths[1])[unequal], (chosen > rejected)[unequal]
+        found["rewards/chosen_longer"] = float(longer.float().mean())
+        found["rewards/longer_higher"] = float((longer == higher).float().mean())
+    return found
+
+
+def scored_texts(step: Step, examples: Sequence[Example], now: Settings, tokenizer: Any) -> list[Sample]:
+    """One record a score, before the step: of chosen and rejected, or of what is right and what is wrong."""
+    assert step.new.values is not None and step.batch.mask is not None and step.batch.unit is not None
+    found = []
+    for row, place in step.batch.mask.nonzero().tolist():
+        example = int(step.batch.unit[row])
+        prompt, texts = texts_of(examples[example], now.kind, tokenizer)
+        index = row % 2 if now.kind == "preference" else place
+        verdict = ("chosen", "rejected")[index]
+        if now.kind != "preference":
+            verdict = "right" if step.batch.returns[row, place] > 0.5 else "wrong"
+        score = float(step.new.values[row, place])
+        found.append(Sample(example, index, prompt, texts[index], score, verdict))
+    return found
+
+
+def texts_of(example: Example, kind: str, tokenizer: Any) -> tuple[str, list[str]]:
+    """An example's prompt, and its texts that are scored, as people read them."""
+    given = [name for name in ("prompt", "chosen", "rejected", "completion") if example.get(f"{name}_ids") is not None]
+    shown = {**example, **{name: text_of(tokenizer, example[f"{name}_ids"]) for name in given}}
+    if kind == "preference":
+        prompt, *texts = parts_of_pair(shown)
+    else:
+        prompt, texts = shown["prompt"], shown["completions"] if kind == "process" else [shown["completion"]]
+    return plain(prompt), [plain(text) for text in texts]
 
 
 def train(target: Any, settings: Settings, run: LiveRun) -> None:
     """Trains a score on a model's body until its budget of updates is spent."""
     model, tokenizer, source, _ = loaded(target, settings, run, settings.kind)
-    policy = Scorer(scalar_from_causal(model), tokenizer, compute_dtype(settings.dtype))
+    scalar = scalar_from_causal(model)
+    scalar = trainable(scalar, settings, run, head_name(scalar))
+    policy = Scorer(scalar, tokenizer, compute_dtype(settings.dtype))
     optimizer = FlatAdam(policy, scheduled(settings.learning_rate, 1.0), settings.adam_eps)
     run.keep(policy=policy, optimizer=optimizer, source=source)
 
@@ -96,4 +136,6 @@ def train(target: Any, settings: Settings, run: LiveRun) -> None:
         with run.phase("update"):
             data = batch_of(examples, tokenizer, now)
             step = ascend(policy, optimizer, objective, data, now)
-        run.log(describe(step, now) | statistics(data.replace(returns=None), [step], now), data)
+        found = describe(step, now) | {"examples/template": template_print(tokenizer)}
+        texts = scored_texts(step, examples, now, tokenizer)
+        run.log(found | statistics(data.replace(returns=None), [step], now), data, samples=texts)

@@ -23,10 +23,10 @@ from advantage.core import (
 )
 from advantage.errors import RunFailed
 from advantage.language.evaluation import hold_out
-from advantage.language.generate import Generator, Samples, describe, kl_to_reference, prompts_of, watched
+from advantage.language.generate import Samples, describe, kl_to_reference, prompts_of, watched
 from advantage.language.rows import batch_of, ragged
 from advantage.language.settings import Sampling
-from advantage.language.setup import frozen, gold_of, prepare, rewards_of
+from advantage.language.setup import CriticAlone, frozen, generator_of, gold_of, prepare, rewards_of
 from advantage.runs.live import LiveRun
 from advantage.settings import setting
 from advantage.trajectory import Batch, Evaluation, Rollout
@@ -41,7 +41,11 @@ class Settings(Sampling):
     num_generations: int = setting(1, "completions of a prompt", low=1)
     epochs: int = setting(2, "passes over the sampled completions", low=1)
     minibatch_size: int | None = setting(32, "completions of one optimiser step; none for all", low=1)
-    critic: str = setting("head", "V on the actor's hidden states, or a copy of the model", choices=("head", "copy"))
+    critic: str = setting(
+        "head",
+        "V on the actor's hidden states, or a model of its own, begun as",
+        choices=("head", "copy", "reward_model"),
+    )
     critic_warmup: int = setting(0, "updates in which the critic alone learns", low=0)
     gamma: float = setting(1.0, "discount γ", low=0, high=1)
     gae_lambda: float = setting(0.95, "λ of GAE: 0 believes the critic, 1 the returns", low=0, high=1)
@@ -51,6 +55,10 @@ class Settings(Sampling):
     kl_estimator: str = setting("k1", "of the price's KL", choices=("k1", "k2", "k3"))
     kl_target: float | None = setting(None, "KL that β is adapted to; none keeps β", unit="nats", above=0)
     kl_horizon: int = setting(10_000, "completions over which β adapts", low=1)
+    sft_data: str = setting("", "answers to train on first, in RUN/sft; also by --sft-data")
+    sft: dict[str, Any] = setting({}, "settings of that training, as sft.steps=100")
+    pairs: str = setting("", "pairs to train the reward model from, in RUN/reward_model; also by --pairs")
+    reward_model: dict[str, Any] = setting({}, "settings of that training, as reward_model.steps=100")
     target_kl: float | None = setting(None, "stop an update once the KL passes 1.5 times this; none never", above=0)
 
 
@@ -100,11 +108,10 @@ def priced(rollout: Rollout, samples: Samples, now: Settings) -> Rollout:
 
 def train(target: Any, settings: Settings, run: LiveRun) -> None:
     """Trains a model on completions of its own, with a critic, until its budget of updates is spent."""
-    policy, tokenizer, optimizer, source, task = prepare(
-        target, settings, run, "prompt", temperature=settings.temperature, critic=settings.critic
-    )
+    workshop = prepare(target, settings, run, "prompt", temperature=settings.temperature, critic=settings.critic)
+    policy, tokenizer, optimizer, source, task = workshop
     reference, price = frozen(policy), Price(settings)
-    generator = Generator(policy, tokenizer, settings, task, run.seed("sampling"))
+    generator = generator_of(workshop, settings, run)
     rewards, gold = rewards_of(settings, task), gold_of(settings, task)
     run.keep(policy=policy, optimizer=optimizer, source=source, price=price)
     hold_out(policy, tokenizer, task, settings, run)
@@ -121,15 +128,17 @@ def train(target: Any, settings: Settings, run: LiveRun) -> None:
             advantages, returns = estimate(rollout, now.gamma, now.gae_lambda)
         with run.phase("update"):
             data, steps = batch_of(rollout, standardize(advantages, rollout.mask), returns), []
-            function = critic_alone if update.index < now.critic_warmup else objective
+            warming = update.index < now.critic_warmup
+            function, learner = (critic_alone, CriticAlone(policy)) if warming else (objective, policy)
             for batch in minibatches(data, now.epochs, now.minibatch_size or len(data), run.rng("minibatches")):
-                steps.append(ascend(policy, optimizer, function, batch, now, accept=within_target_kl(now)))
+                steps.append(ascend(learner, optimizer, function, batch, now, accept=within_target_kl(now)))
                 if not steps[-1].taken:
                     break
         kl = kl_to_reference(rollout.logp_old, data)
         price.adapt(kl, len(samples.completions))
         found = describe(samples) | watched(samples, gold) | {"kl": kl, "train/beta": now.beta}
-        run.log(found | statistics(data, steps, now), rollout, samples=samples.texts_for_people())
+        raw = data.replace(advantages=advantages)
+        run.log(found | statistics(raw, steps, now), rollout, samples=samples.texts_for_people())
 
 
 def said(policy: Any, reference: Any, rollout: Rollout, now: Settings) -> Rollout:

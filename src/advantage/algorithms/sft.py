@@ -12,6 +12,7 @@ from torch import Tensor
 
 from advantage.core import token_mean
 from advantage.language.evaluation import hold_out
+from advantage.language.evidence import of_examples
 from advantage.language.rows import batch_of_rows
 from advantage.language.settings import Language
 from advantage.language.setup import prepare
@@ -46,4 +47,4 @@ def train(target: Any, settings: Settings, run: LiveRun) -> None:
         with run.phase("update"):
             data = batch_of_rows([row.ids for row in rows], [row.mask for row in rows])
             step = ascend(policy, optimizer, objective, data, now)
-        run.log(statistics(data, [step], now), data)
+        run.log(of_examples(data, tokenizer) | statistics(data, [step], now), data)

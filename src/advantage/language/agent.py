@@ -105,7 +105,7 @@ class LanguageAgent:
         return cls(load_model(name, trust_remote_code=trust_remote_code), tokenizer)
 
     @classmethod
-    def of_run(cls, reader: RunReader, settings: Language, which: int | str = "last") -> Self:
+    def of_run(cls, reader: RunReader, base: str, settings: Language, which: int | str = "last") -> Self:
         """The policy that a run saved: "last", "best", or that of the checkpoint of a step.
 
         Raises:
@@ -117,7 +117,7 @@ class LanguageAgent:
                 f"{folder}: no model in it; it is written with a run's first checkpoint (best/: first evaluation)"
             )
         tokenizer = load_tokenizer(str(folder), trust_remote_code=settings.trust_remote_code)
-        agent = cls(_saved_model(folder, reader.config["target"], settings), tokenizer, settings)
+        agent = cls(_saved_model(folder, base, settings), tokenizer, settings)
         if isinstance(which, int):
             states, _ = reader.policy(which)
             agent._take(states["policy"])
@@ -217,8 +217,14 @@ def check(name: str, settings: Language) -> None:
     check_name(name)
     if not settings.data and not settings.task:
         raise UserError("neither data nor task is given; name a file by --data, or a source of prompts by --task")
-    if settings.task and settings.task not in PREFERENCES:
-        task_of(settings.task)
+    asked = settings.task if settings.task not in PREFERENCES else ""
+    if asked:
+        task_of(asked)
+    elif settings.eval_every:
+        raise UserError(
+            f"eval_every is {settings.eval_every}, and no task is given whose held-out prompts could be asked; name one"
+            " by --task"
+        )
 
 
 def check_name(name: str) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from advantage.errors import UserError
+from advantage.language.evidence import template_print
 from advantage.language.rewards import Rewards, Scored
 from advantage.language.rows import rollout_of
 from advantage.language.sampler import sampler_for
@@ -30,12 +31,16 @@ LONGEST = 256  # tokens of a completion where neither setting nor task says
 
 @dataclass(frozen=True)
 class Samples:
-    """Prompts, n completions of each (prompt after prompt), their texts, and their rewards once they are judged."""
+    """Prompts, n completions of each (prompt after prompt), their texts, and their rewards once they are judged.
+
+    `template` is a fingerprint of how the prompts were rendered.
+    """
 
     prompts: tuple[Prompt, ...]
     completions: tuple[Completion, ...]
     texts: tuple[str, ...]
     scored: Scored | None = None
+    template: float | None = None
 
     @property
     def n(self) -> int:
@@ -125,7 +130,7 @@ class Generator:
             indices=[prompt.index for prompt in prompts],
         )
         texts = tuple(text_of(self.tokenizer, completion.ids) for completion in found)
-        return Samples(tuple(prompts), tuple(found), texts)
+        return Samples(tuple(prompts), tuple(found), texts, template=template_print(self.tokenizer))
 
 
 def prompts_of(source: Source, n: int, tokenizer: PreTrainedTokenizerBase) -> list[Prompt]:
@@ -161,6 +166,7 @@ def joined(parts: Sequence[Samples]) -> Samples:
         tuple(completion for part in parts for completion in part.completions),
         tuple(text for part in parts for text in part.texts),
         scored,
+        parts[0].template,
     )
 
 
@@ -181,6 +187,7 @@ def of_groups(samples: Samples, groups: Sequence[int]) -> Samples:
         tuple(samples.completions[row] for row in rows),
         tuple(samples.texts[row] for row in rows),
         kept,
+        samples.template,
     )
 
 
@@ -191,21 +198,46 @@ def describe(samples: Samples) -> dict[str, float]:
     found = {
         "completions/mean_length": float(lengths.mean()),
         "completions/clipped_ratio": sum(c.finish_reason == "length" for c in samples.completions) / len(lengths),
+        "completions/tokens": float(lengths.sum()),
         "completions/unscored": float((~scored.valid).sum()),
         "rewards/failures": float(sum(scored.failures.values())),
         "completions/repetition": sum(repetition(c.ids) for c in samples.completions) / len(lengths),
     }
+    if samples.template is not None:
+        found["examples/template"] = samples.template
     rewards = scored.total[scored.valid]
     if len(rewards):
         found["reward"] = float(rewards.mean())
+    return found | _of_groups(samples, scored) | _of_functions(scored)
+
+
+def _of_groups(samples: Samples, scored: Scored) -> dict[str, float]:
+    """How far the rewards of a prompt's completions lie apart; of a single one nothing can be said."""
+    if samples.n == 1:
+        return {}
     groups = [r[v] for r, v in zip(scored.total.split(samples.n), scored.valid.split(samples.n), strict=True)]
     spreads = torch.stack([group.std(correction=0) if len(group) else torch.zeros(()) for group in groups])
-    found["reward_std"] = float(spreads.mean())
-    found["frac_reward_zero_std"] = float((spreads == 0).float().mean())
+    return {"reward_std": float(spreads.mean()), "frac_reward_zero_std": float((spreads == 0).float().mean())}
+
+
+def _of_functions(scored: Scored) -> dict[str, float]:
+    """Each function's mean; of several also what share of the total's variance it explains by itself.
+
+        share_k = corr(r_k, total)², over the completions that have a reward; r_k is 0 where it does not apply
+
+    A weight does not change it. Of a function without spread there is none.
+    """
+    found = {}
     for name, values in scored.by_name.items():
         known = [value for value in values if value is not None]
         if known:
             found[f"rewards/{name}/mean"] = sum(known) / len(known)
+        if len(scored.by_name) > 1 and scored.valid.any():
+            own = torch.tensor([value or 0.0 for value in values], dtype=torch.float64)[scored.valid]
+            own, total = (x - x.mean() for x in (own, scored.total[scored.valid].double()))
+            spread = own.square().sum() * total.square().sum()
+            if spread > 0:
+                found[f"rewards/{name}/share"] = float((own * total).sum().square() / spread)
     return found
 
 

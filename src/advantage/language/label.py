@@ -79,7 +79,9 @@ def label(
             prompts = prompts_of(source, min(size, count - first), agent.tokenizer)
             samples = generator.draw(prompts, 2, step, temperature=1.0)
             verdicts = 0
-            for verdicts, verdict in enumerate(judge(samples), 1):
+            for verdicts, said in enumerate(judge(samples), 1):
+                pair = samples.texts[2 * verdicts - 2 : 2 * verdicts]
+                verdict = said if all(text.strip() for text in pair) else "skip"  # nothing learns from an empty text
                 tally[verdict] += 1
                 if verdict in ("a", "b"):
                     file.write(_line(samples, verdicts - 1, verdict))
@@ -134,8 +136,7 @@ def _answer(ask: Callable[[str], str], question: str) -> str:
 
 
 def _rewards(by: str, task: Task | None) -> Rewards:
-    folder = os.path.join(by, "policy") if os.path.exists(os.path.join(by, "config.toml")) else by
-    return resolve_rewards([f"reward_model:{folder}" if os.path.isdir(by) else by], task, load_scorer=scorer)
+    return resolve_rewards([f"reward_model:{by}" if os.path.isdir(by) else by], task, load_scorer=scorer)
 
 
 def _line(samples: Samples, group: int, verdict: str) -> str:

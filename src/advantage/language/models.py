@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from advantage.errors import UserError, nearest
-from advantage.language import fetching, tiny
+from advantage.language import adapters, fetching, tiny
 from advantage.language.quiet import quiet
 from advantage.runs import durable
 
@@ -49,8 +49,9 @@ def load_model(name: str, *, dtype: str = "auto", trust_remote_code: bool = Fals
     """The causal language model of that name, in float32 on the CPU, in evaluation mode.
 
     Args:
-        name: a folder; a name on the hub (nothing is downloaded where HF_HUB_OFFLINE is set); "tiny"; "tiny-random",
-            the same architecture with the same random weights every time; or "smollm2-135m", once it is fetched.
+        name: a folder, of a model or of adapters, which are taken into their model's weights; a name on the hub
+            (nothing is downloaded where HF_HUB_OFFLINE is set); "tiny"; "tiny-random", the same architecture with the
+            same random weights every time; or "smollm2-135m", once it is fetched.
         dtype: what will be computed in, checked here and used by `compute_dtype`; the weights are float32 either way.
         trust_remote_code: run Python code that comes with the model. Only ever where the user said so.
 
@@ -64,6 +65,9 @@ def load_model(name: str, *, dtype: str = "auto", trust_remote_code: bool = Fals
     from transformers import AutoModelForCausalLM
 
     source = resolve_name(name)
+    if (base := adapters.base_of(source, adapters.MODEL)) is not None:
+        on = load_model(base, dtype=dtype, trust_remote_code=trust_remote_code)
+        return adapters.merged(on, Path(source))  # type: ignore[no-any-return]
     config = read_config(source, trust_remote_code)
     if any(kind.endswith("ForSequenceClassification") for kind in config.architectures or ()):
         raise UserError(f"{source} is a reward model ({config.architectures[0]}), not one that continues text")
@@ -100,8 +104,10 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
     draft = folder / ".tmp-model"
     fetching.remove(draft)
     try:
+        # peft would ask the hub whether the vocabulary has grown
+        how = {"save_embedding_layers": False} if hasattr(model, "disable_adapter") else {"max_shard_size": "1000GB"}
         with quiet():
-            model.save_pretrained(draft, max_shard_size="1000GB")
+            model.save_pretrained(draft, **how)
             tokenizer.save_pretrained(draft)
         for file in sorted(draft.iterdir()):
             durable.sync(file)
@@ -165,6 +171,8 @@ def read_config(source: Path | str, trust_remote_code: bool) -> Any:
     from transformers import AutoConfig
 
     if isinstance(source, Path):
+        if (base := adapters.base_of(source, adapters.MODEL)) is not None:
+            return read_config(resolve_name(base), trust_remote_code)
         _check_folder(source)
     with quiet(bars=isinstance(source, str)), _explained(source, "its config.json"):
         return AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
@@ -207,10 +215,6 @@ def _random_tiny() -> PreTrainedModel:
 def _check_folder(folder: Path) -> None:
     """Say in one line why a folder is no model, before transformers says it in many."""
     if not (folder / "config.json").exists():
-        if (folder / "adapter_config.json").exists():
-            raise UserError(
-                f"{folder} holds a LoRA adapter alone; merge it into its base model first (peft: merge_and_unload)"
-            )
         raise UserError(f"{folder} is not a model: it has no config.json")
     if any((folder / file).exists() for file in WEIGHTS):
         return

@@ -87,11 +87,12 @@ class LanguagePolicy(Trained):
         """The batch's rows as the backbone reads them: neighbours with one prompt share it where that is cheaper."""
         assert batch.length is not None
         tokens = batch.context["tokens"][:, : int(batch.length.max())]
-        if len(tokens) == 1 or not self._packs():
+        if len(tokens) == 1 or not self.packs():
             return packing.plain(tokens)
         return packing.packed(tokens, batch.context["positions"][:, 0], batch.length, *self._costs)
 
-    def _packs(self) -> bool:
+    def packs(self) -> bool:
+        """Whether rows can share a prompt: whether every backbone heeds positions and masks of ours."""
         if self._can_pack is None:
             backbone: Any = head_of(self.model).backbone
             own = self.critic.backbone if self.critic is not None else None

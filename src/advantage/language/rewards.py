@@ -22,7 +22,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import torch
@@ -112,7 +112,7 @@ def resolve_rewards(
         raise UserError(f"max_failures is {max_failures}, timeout {timeout}; they must lie in 0 … 1 and above 0")
     if not specs and task is None:
         raise UserError(f"no reward: give --task, or --reward with module:function or {', '.join(verifiers.BUILT_IN)}")
-    parts = [_part(spec, task, load_scorer) for spec in (specs or ["task"])]
+    parts = _short([_part(spec, task, load_scorer) for spec in (specs or ["task"])])
     names = [part.name for part in parts]
     for name in names:
         if names.count(name) > 1:
@@ -129,6 +129,16 @@ def split_specs(text: str) -> list[str]:
     ['exact', 'regex:\\d{1,2}*0.5']
     """
     return [part.strip().replace("\\,", ",") for part in re.split(r"(?<!\\),", text) if part.strip()]
+
+
+def scorer_of(spec: str) -> str | None:
+    """The folder of the reward model that a reward names, or None where it names another reward.
+
+    >>> scorer_of("reward_model:runs/rm*0.5"), scorer_of("exact")
+    ('runs/rm', None)
+    """
+    head, _, folder = _parted(spec)[0].partition(":")
+    return folder if head == "reward_model" else None
 
 
 class Rewards:
@@ -149,7 +159,7 @@ class Rewards:
         Raises:
             UserError: it names function and column, and lists the columns there are.
         """
-        there = [name for name in columns if name != "prompt"]
+        there = [name for name in columns if name not in ("prompt", *_OURS)]
         for part in self.parts:
             for name in required(part.function):
                 if name not in (*_OURS, *there):
@@ -261,6 +271,12 @@ class Rewards:
                     ) from entry
 
 
+def _short(parts: Sequence[Part]) -> list[Part]:
+    """A lone reward model is called so, wherever its folder lies: a run that moves has the same metrics."""
+    scorers = [part for part in parts if part.name.startswith("reward_model:")]
+    return [replace(part, name="reward_model") if [part] == scorers else part for part in parts]
+
+
 def _part(spec: Spec, task: Task | None, load_scorer: Callable[[str], verifiers.Scorer] | None) -> Part:
     if isinstance(spec, tuple):
         function, weight = spec
@@ -269,11 +285,16 @@ def _part(spec: Spec, task: Task | None, load_scorer: Callable[[str], verifiers.
         if not callable(spec):
             raise UserError(f"{spec!r} is no reward: give a name, module:function or a function {SIGNATURE}")
         return Part(_name_of(spec), spec)
-    weighted = _WEIGHT.fullmatch(spec)
-    name, weight = (weighted["name"], float(weighted["weight"])) if weighted else (spec, 1.0)
+    name, weight = _parted(spec)
     if not math.isfinite(weight):
         raise UserError(f"the weight of reward {name!r} is {weight}; it must be a finite number")
     return Part(name, _named(name, task, load_scorer), weight)
+
+
+def _parted(spec: str) -> tuple[str, float]:
+    """Name and weight."""
+    weighted = _WEIGHT.fullmatch(spec)
+    return (weighted["name"], float(weighted["weight"])) if weighted else (spec, 1.0)
 
 
 def _named(name: str, task: Task | None, load_scorer: Callable[[str], verifiers.Scorer] | None) -> Reward:

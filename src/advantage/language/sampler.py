@@ -179,7 +179,7 @@ class GenerateSampler(_Sampler):
 def sampler_for(
     model: PreTrainedModel, tokenizer: Any = None, *, dtype: torch.dtype | None = None
 ) -> TorchSampler | GenerateSampler:
-    """The fastest sampler that knows the model; its `notes` say which one and why.
+    """The fastest sampler that knows the model; its `notes` say why it is none of the fast ones.
 
     Args:
         model: a causal model of transformers, or of peft around one.
@@ -188,8 +188,8 @@ def sampler_for(
     """
     why = unsupported(model)
     if why is None:
-        return TorchSampler(model, tokenizer, notes=["sampling: our own decoding"], dtype=dtype)
-    return GenerateSampler(model, tokenizer, notes=[f"sampling: by the model's own forward pass, slower: {why}"])
+        return TorchSampler(model, tokenizer, dtype=dtype)
+    return GenerateSampler(model, tokenizer, notes=[f"by the model's own forward pass, slower: {why}"])
 
 
 def stream(

@@ -17,7 +17,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from advantage.errors import UserError
-from advantage.language.models import load_weights, read_config, resolve_name, save_model
+from advantage.language import adapters
+from advantage.language.models import load_model, load_weights, read_config, resolve_name, save_model
+from advantage.language.weights import inner_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -26,12 +28,17 @@ if TYPE_CHECKING:
 def load_scalar(name: str, *, trust_remote_code: bool = False) -> PreTrainedModel:
     """A reward model: a folder or a name on the hub with a head of one label, in float32.
 
+    Adapters, with the head that was trained beside them, are taken into the weights of their model.
+
     Raises:
         UserError: what `load_model` raises; a language model without such a head; a classifier of several labels.
     """
     from transformers import AutoModelForSequenceClassification
 
     source = resolve_name(name)
+    if (base := adapters.base_of(source, adapters.SCORE)) is not None:
+        on = scalar_from_causal(load_model(base, trust_remote_code=trust_remote_code))
+        return adapters.merged(on, Path(source))  # type: ignore[no-any-return]
     config = read_config(source, trust_remote_code)
     if not any(kind.endswith("ForSequenceClassification") for kind in config.architectures or ()):
         kind = (config.architectures or [config.model_type])[0]
@@ -117,8 +124,20 @@ def token_scores(
 
 def score_head(model: PreTrainedModel) -> nn.Module:
     """The linear map from a hidden state to the score."""
-    (head,) = [child for name, child in model.named_children() if name != model.base_model_prefix]
-    return head
+    inner = inner_model(model)
+    return getattr(inner, head_name(inner))  # type: ignore[no-any-return]
+
+
+def head_name(model: PreTrainedModel) -> str:
+    """What that map is called in a model."""
+    (name,) = [name for name, _ in model.named_children() if name != model.base_model_prefix]
+    return name
+
+
+def score_body(model: PreTrainedModel) -> nn.Module:
+    """What makes the hidden states."""
+    inner = inner_model(model)
+    return getattr(inner, inner.base_model_prefix)  # type: ignore[no-any-return]
 
 
 def _fresh_head(shape: nn.Linear, like: Tensor, std: float, seed: int) -> nn.Linear:
@@ -132,9 +151,8 @@ def _fresh_head(shape: nn.Linear, like: Tensor, std: float, seed: int) -> nn.Lin
 
 
 def _hidden(model: PreTrainedModel, tokens: Tensor, lengths: Tensor) -> Any:
-    body = getattr(model, model.base_model_prefix)
     mask = _real(tokens, lengths).long()
-    return body(input_ids=tokens, attention_mask=mask, use_cache=False).last_hidden_state
+    return score_body(model)(input_ids=tokens, attention_mask=mask, use_cache=False).last_hidden_state
 
 
 def _real(tokens: Tensor, lengths: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from advantage.language.logprobs import hidden_states
 from advantage.language.models import load_tokenizer
 from advantage.language.policy import Trained, computing
 from advantage.language.rows import columns, ragged
-from advantage.language.scalar import last_scores, load_scalar, save_scalar, score_head
+from advantage.language.scalar import last_scores, load_scalar, save_scalar, score_body, score_head
 from advantage.language.template import render_example
 from advantage.language.types import Shown
 from advantage.trajectory import Batch, Evaluation
@@ -45,13 +46,13 @@ class Scorer(Trained):
         tokens = batch.context["tokens"][:, : int(batch.length.max())]
         rows, steps = batch.mask.nonzero(as_tuple=True)
         with computing(self.compute, tokens.device):
-            states = hidden_states(getattr(self.model, self.model.base_model_prefix), tokens)
+            states = hidden_states(score_body(self.model), tokens)
         head: Any = score_head(self.model)
         scores = head(states[rows, batch.context["positions"][rows, steps]].to(head.weight.dtype)).squeeze(-1)
         return Evaluation(values=scores.new_zeros(batch.mask.shape).masked_scatter(batch.mask, scores))
 
     def save(self, folder: Path) -> None:
-        """Writes a folder that anyone's AutoModelForSequenceClassification loads."""
+        """Writes a folder that anyone's AutoModelForSequenceClassification loads; peft's, of adapters."""
         save_scalar(self.model, self.tokenizer, folder)
 
 
@@ -62,9 +63,15 @@ def batch_of_places(ids: Sequence[Sequence[int]], places: Sequence[Sequence[int]
     return Batch.of_rows(context, actions, mask).replace(length=length, **fields)
 
 
+def policy_folder(path: str) -> str:
+    """Where the model of a run lies; any other folder, or name, is that of the model itself."""
+    return os.path.join(path, "policy") if os.path.exists(os.path.join(path, "config.toml")) else path
+
+
 def scorer(path: str) -> Callable[[Sequence[Shown], Sequence[Shown]], list[float]]:
-    """The reward model of a folder, as a function of prompts and completions."""
-    model, tokenizer = load_scalar(path), load_tokenizer(path)
+    """The reward model of a folder or a run, as a function of prompts and completions."""
+    folder = policy_folder(path)
+    model, tokenizer = load_scalar(folder), load_tokenizer(folder)
     model.requires_grad_(False)
 
     @torch.inference_mode()

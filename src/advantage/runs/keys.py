@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 KEYS: dict[str, tuple[str, str]] = {
     "rollout/ep_rew_mean": ("reward", "mean undiscounted return of the last 100 finished episodes"),
     "rollout/ep_len_mean": ("steps", "mean length of the last 100 finished episodes"),
@@ -23,7 +25,7 @@ KEYS: dict[str, tuple[str, str]] = {
     "train/value_loss": ("reward^2", "mean of (value - target)^2, without the coefficient and without a half"),
     "train/stopping_kl": ("nats", "that of the minibatch whose step was refused; absent where none was"),
     "train/policy_gradient_loss": ("", "the policy's part of the loss, minimised: the negated surrogate"),
-    "train/loss": ("", "the whole loss: policy, value and entropy parts with their coefficients"),
+    "train/loss": ("", "the whole loss that is minimised, all its parts with their coefficients"),
     "train/learning_rate": ("", "step size of the optimiser in this update"),
     "train/gradient_norm": ("", "global L2 norm of the gradient before clipping, mean over the stepped minibatches"),
     "train/gradient_norm_max": ("", "the largest global L2 norm of a gradient before clipping in this update"),
@@ -47,30 +49,53 @@ KEYS: dict[str, tuple[str, str]] = {
     "frac_reward_zero_std": ("share", "groups whose completions all have the same reward, which teach nothing"),
     "rewards/failures": ("count", "calls of a reward function that raised or timed out"),
     "completions/mean_length": ("tokens", "mean length of the completions"),
+    "completions/tokens": ("tokens", "tokens that were sampled in this update"),
     "completions/clipped_ratio": ("share", "completions that were cut at the limit of length"),
     "completions/draws": ("count", "batches of prompts that were drawn for this update"),
     "completions/unscored": ("count", "completions without a reward: none applied, or one failed"),
     "completions/repetition": ("share", "neighbouring triples of tokens that stood in their completion before"),
     "num_tokens": ("tokens", "tokens that were trained on since the start of the run"),
     "kl": ("nats", "log-ratio to the reference summed over a completion, mean over completions"),
+    "kl/pairs": ("nats", "KL(reference, policy) of a completion by k3 on the pairs, where the reference wrote them"),
     "train/beta": ("reward/nat", "the price of leaving the reference"),
     "rewards/chosen": ("reward", "implicit reward of the chosen completions"),
     "rewards/rejected": ("reward", "implicit reward of the rejected completions"),
     "rewards/margins": ("reward", "how far the chosen lie above the rejected, mean"),
     "rewards/accuracies": ("share", "pairs, or labels, that are judged rightly before the step"),
     "rewards/mean": ("reward", "mean score of all texts"),
-    "rewards/chosen_longer": ("share", "pairs whose chosen text is the longer one"),
+    "rewards/chosen_longer": ("share", "of pairs of unequal length: those whose chosen text is the longer one"),
+    "rewards/longer_higher": ("share", "of pairs of unequal length: those whose longer text has the higher score"),
+    "rewards/identical": ("share", "pairs whose chosen and rejected texts are the same"),
+    "examples/ended": ("share", "answers that end in a token that ends a turn, which is then learnt"),
+    "examples/template": ("", "fingerprint of how prompts are rendered; changes with the chat template"),
     "logps/chosen": ("nats", "log-probability of the chosen completions, mean of the sums"),
     "logps/rejected": ("nats", "log-probability of the rejected completions, mean of the sums"),
     "time/generate": ("s", "seconds of this update spent on sampling"),
     "time/reward": ("s", "seconds of this update spent in reward functions"),
     "time/score": ("s", "seconds of this update spent on rewards, values, log-probabilities and advantages"),
-    "eval/mean_reward": ("reward", "mean undiscounted return of the held-out episodes, acting without noise"),
+    "eval/mean_reward": (
+        "reward",
+        "mean undiscounted return of the held-out episodes, acting without noise; of a language model the share of "
+        "held-out prompts whose greedy answer is right",
+    ),
     "eval/std_reward": ("reward", "standard deviation of the returns of the held-out episodes"),
     "eval/mean_ep_length": ("steps", "mean length of the held-out episodes"),
 }
 
 
+OF_FUNCTIONS = {  # one for each reward function, whose name stands for {}
+    "mean": ("reward", "mean of what the reward function {} gave, without its weight"),
+    "share": ("share", "of the total's variance: what the reward function {} explains by itself"),
+}
+
+
 def definition(name: str) -> tuple[str, str]:
-    """Unit and meaning of a metric; two empty texts for one that the library does not know."""
+    """Unit and meaning of a metric; two empty texts for one that the library does not know.
+
+    >>> definition("rewards/format/mean")
+    ('reward', 'mean of what the reward function format gave, without its weight')
+    """
+    if named := re.fullmatch(r"rewards/(.+)/(mean|share)", name):
+        unit, meaning = OF_FUNCTIONS[named[2]]
+        return unit, meaning.format(named[1])
     return KEYS.get(name, ("", ""))

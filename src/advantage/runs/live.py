@@ -120,7 +120,7 @@ class LiveRun:
         self._pause = checkpoint_every
         self._eval_every, self._resume, self._clock = eval_every, resume, clock
         self._streams = Streams(int(directory.config["seed"]))
-        self._progress = progress(quiet)
+        self._progress = progress(quiet, clock)
         self._interrupts = Interrupts()
         self._checkpoint: checkpoint.Checkpoint | None = None
         self._opening = opening
@@ -247,7 +247,7 @@ class LiveRun:
         if last or interrupted or time.monotonic() - self._checkpointed >= self._pause:
             self._commit(logged.data)
         self._pulse()
-        self._progress.draw(self.steps, row.get("rollout/ep_rew_mean", row.get("reward")), self._per_second())
+        self._progress.draw(self.steps, row, self._per_second())
         if interrupted and not last:
             raise Interrupted(f"stopped at step {self.steps}; `advantage resume {self.path}` continues")
 

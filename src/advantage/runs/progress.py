@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from typing import Protocol
+
+from advantage.runs.kinds import kind_of
 
 PAUSE = 5.0  # seconds between two plain lines
 
@@ -13,16 +16,16 @@ class Progress(Protocol):
     """What a run tells its user."""
 
     def start(self, steps: int, total: int) -> None: ...
-    def draw(self, steps: int, mean_return: float | None, per_second: float) -> None: ...
+    def draw(self, steps: int, row: Mapping[str, float], per_second: float) -> None: ...
     def line(self, text: str) -> None: ...
     def stop(self) -> None: ...
 
 
-def progress(quiet: bool) -> Progress:
-    """The one that fits the terminal."""
+def progress(quiet: bool, clock: str = "env_steps") -> Progress:
+    """The one that fits the terminal; `clock` is what the run counts, "env_steps" or "updates"."""
     if quiet:
         return Silent()
-    return Bar() if sys.stderr.isatty() else Lines()
+    return Bar(clock) if sys.stderr.isatty() else Lines(clock)
 
 
 class Silent:
@@ -31,7 +34,7 @@ class Silent:
     def start(self, steps: int, total: int) -> None:
         pass
 
-    def draw(self, steps: int, mean_return: float | None, per_second: float) -> None:
+    def draw(self, steps: int, row: Mapping[str, float], per_second: float) -> None:
         pass
 
     def line(self, text: str) -> None:
@@ -44,7 +47,8 @@ class Silent:
 class Lines:
     """A line of text every few seconds, and one at the end."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: str = "env_steps") -> None:
+        self._clock = clock
         self._total = 0
         self._last = 0.0
         self._unsaid = ""
@@ -53,10 +57,10 @@ class Lines:
         self._total = total
         self._last = time.monotonic()
 
-    def draw(self, steps: int, mean_return: float | None, per_second: float) -> None:
-        left = duration((self._total - steps) / per_second) if per_second > 0 else "?"
-        said = "" if mean_return is None else f"  return {mean_return:.5g}"
-        self._unsaid = f"step {steps:,} of {self._total:,}{said}  {per_second:,.0f} steps/s  {left} left"
+    def draw(self, steps: int, row: Mapping[str, float], per_second: float) -> None:
+        step = kind_of(self._clock, row).step
+        said = standing(self._clock, row, per_second, self._total - steps)
+        self._unsaid = f"{step} {steps:,} of {self._total:,}  {said}"
         if time.monotonic() - self._last >= PAUSE:
             self._last = time.monotonic()
             self.stop()
@@ -71,9 +75,9 @@ class Lines:
 
 
 class Bar:
-    """A rich bar: steps, return, steps/s, time left."""
+    """A rich bar: steps, score, steps/s, time left."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: str = "env_steps") -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
         from rich.progress import Progress as RichProgress
@@ -81,6 +85,7 @@ class Bar:
         columns = (BarColumn(None), MofNCompleteColumn(), TextColumn("{task.fields[said]}", markup=False))
         self._bar = RichProgress(*columns, console=Console(stderr=True), refresh_per_second=4)
         self._task = self._bar.add_task("", total=None, said="")
+        self._clock = clock
         self._total = 0
 
     def start(self, steps: int, total: int) -> None:
@@ -88,16 +93,29 @@ class Bar:
         self._bar.update(self._task, completed=steps, total=total)
         self._bar.start()
 
-    def draw(self, steps: int, mean_return: float | None, per_second: float) -> None:
-        left = duration((self._total - steps) / per_second) if per_second > 0 else "?"
-        said = "" if mean_return is None else f"return {mean_return:.5g}  "
-        self._bar.update(self._task, completed=steps, said=f"{said}{per_second:,.0f} steps/s  {left} left")
+    def draw(self, steps: int, row: Mapping[str, float], per_second: float) -> None:
+        said = standing(self._clock, row, per_second, self._total - steps)
+        self._bar.update(self._task, completed=steps, said=said)
 
     def line(self, text: str) -> None:
         self._bar.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
     def stop(self) -> None:
         self._bar.stop()
+
+
+def standing(clock: str, row: Mapping[str, float], per_second: float, steps_left: int) -> str:
+    """The score of the last update, the speed, and the time that is left.
+
+    >>> standing("updates", {"reward": 0.25, "train/loss": 0.0}, 0.5, 10)
+    'reward 0.25  0.5 updates/s  0:20 left'
+    """
+    kind = kind_of(clock, row)
+    score = kind.score(row)
+    said = f"{score.word} {row[score.name]:.5g}  " if score.name in row else ""
+    speed = f"{per_second:,.0f}" if per_second >= 10 or clock == "env_steps" else f"{per_second:.2g}"
+    left = duration(steps_left / per_second) if per_second > 0 else "?"
+    return f"{said}{speed} {kind.step}s/s  {left} left"
 
 
 def duration(seconds: float) -> str:

@@ -76,6 +76,18 @@ class RunReader:
         names = ("update", "env_steps", "stream", "return", "length", "ended")
         return {name: np.array([row[i] for row in rows]) for i, name in enumerate(names)}
 
+    def completions(self, first: int, last: int) -> list[dict[str, Any]]:
+        """The texts of some updates (from 1, both ends included) in order; of a reward model those that it scored.
+
+        Each has `update`, `group` (of the prompt), `index`, `prompt`, `completion`, `reward` (None where it has none)
+        and `finish_reason`; of a scored text the last is what is said of it: chosen, rejected, right or wrong.
+        """
+        names = ("update", "group", "index", "prompt", "completion", "reward", "finish_reason")
+        columns = 'tick, "group", "index", prompt, completion, reward, finish_reason'
+        where = f"WHERE tick BETWEEN {int(first)} AND {int(last)}"
+        rows = self._rows(f'SELECT {columns} FROM completions {where} ORDER BY tick, "group", "index"')
+        return [dict(zip(names, row, strict=True)) for row in rows]
+
     def events(self) -> list[dict[str, Any]]:
         """What a person should know, in order: `update`, `level` (note, warn, stop), `tripwire`, `text`."""
         names = ("update", "level", "tripwire", "text")

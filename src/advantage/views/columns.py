@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from advantage.algorithms import ALGORITHMS
+from advantage.runs.kinds import Kind, Measure, kind_of
 from advantage.runs.reader import RunReader
 from advantage.views.curves import Array, Curve
 
@@ -17,20 +20,27 @@ class Columns:
     Args:
         table: `RunReader.metrics()`.
         special: for each metric the updates at which it was not finite, with 'nan', 'inf' or '-inf'.
+        kind: of the run, in words.
     """
 
     table: dict[str, Array]
     special: dict[str, dict[int, str]]
+    kind: Kind
 
     @property
     def unit(self) -> str:
         """What the axis counts: environment steps in control, updates in language."""
-        return "updates" if np.isnan(self.table["env_steps"]).all() else "environment steps"
+        return self.kind.unit
 
     @property
     def steps(self) -> Array:
         """The axis, one entry an update."""
-        return self.table["update"] if self.unit == "updates" else self.table["env_steps"]
+        return self.table["env_steps"] if self.kind.name == "control" else self.table["update"]
+
+    @property
+    def score(self) -> Measure:
+        """The measure that says first how well training goes."""
+        return self.kind.score(self.table)
 
     def curve(self, name: str) -> Curve:
         """Where the metric was recorded, NaN where it was not finite; empty for a metric that the run does not have."""
@@ -64,4 +74,15 @@ def read_columns(reader: RunReader) -> Columns:
     query = "SELECT name, tick, special FROM scalars JOIN keys ON keys.id = key WHERE special IS NOT NULL"
     for name, tick, word in reader._rows(query):
         special.setdefault(name, {})[tick] = word
-    return Columns(reader.metrics(), special)
+    table = reader.metrics()
+    return Columns(table, special, kind_of_run(reader, table))
+
+
+def kind_of_run(reader: RunReader, table: Mapping[str, Array]) -> Kind:
+    """The kind of a run, by what it has counted; by its algorithm where it has counted nothing yet."""
+    if len(table["update"]):
+        clock = "updates" if np.isnan(table["env_steps"]).all() else "env_steps"
+    else:
+        entry = ALGORITHMS.get(reader.config["algorithm"])
+        clock = "updates" if entry is not None and entry.world == "language" else "env_steps"
+    return kind_of(clock, table)

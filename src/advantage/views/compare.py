@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from advantage.errors import UserError
+from advantage.runs.kinds import EVALUATION, KINDS, Measure
 from advantage.runs.progress import printable
 from advantage.runs.reader import RunReader
 from advantage.views.columns import Columns, read_columns
@@ -22,33 +23,30 @@ from advantage.views.picture import Panel, write_html, write_png
 RESAMPLES = 2000
 CONFIDENCE = 0.95
 SEED = 0  # of every bootstrap, so that a group's band does not depend on what it is compared with
-ENOUGH = 5  # evaluations that each run needs before they make the curve; else it is the training return
-EVALUATION = "eval/mean_reward"
-MEASURES = {
-    EVALUATION: "held-out return",
-    "rollout/ep_rew_mean": "training return (mean of the last 100 episodes)",
-    "reward": "mean reward of an update",
-}
-HEADS = ("environment", "runs", "seeds", "steps", "return", "IQM", "95 % interval", "evaluation")
+ENOUGH = 5  # evaluations that each run needs before they make the curve; else it is the score of training
+# None of these changes what is learned: runs that differ in them are seeds of one another.
 UNSEEN = {"checkpoint_every", "keep_checkpoints", "eval_every", "eval_episodes", "micro_batch", "threads"}
-UNSEEN |= {"vectorization"}  # none of these changes what is learned: runs that differ in them are seeds of one another
+UNSEEN |= {"vectorization", "micro_tokens", "gradient_checkpointing", "gold"}
 
 
 @dataclass(frozen=True)
 class Row:
-    """A group of runs that differ in their seed alone. Returns are those of training at the last update, one a run.
+    """A group of runs that differ in their seed alone. Scores are those of training at the last update, one a run.
 
     Attributes:
-        environment, label: what was trained on, and what with.
+        environment, label: what was trained on (a language model with its task or data), and what with.
+        kind, measure: of the runs, a name of `KINDS`; and the metric that is their score, in control the return.
         seeds: of the runs.
         steps: environment steps (in language: updates) of the shortest run.
-        mean, iqm: of the last training returns over the seeds; None where no episode finished.
+        mean, iqm: of the last scores over the seeds; None where there is none.
         low, high: 95 % stratified bootstrap of the IQM; None with one seed.
         evaluation: mean over the seeds of the last held-out evaluation; None where there was none.
     """
 
     environment: str
     label: str
+    kind: str
+    measure: str
     seeds: tuple[int, ...]
     steps: int
     mean: float | None
@@ -97,11 +95,13 @@ def compare(run_dirs: Sequence[str | Path], out: str | Path | None = None) -> Co
     if not run_dirs:
         raise UserError("compare needs at least one run")
     runs = [_read(path) for path in run_dirs]
-    rows, panels, notes = [], [], []
+    rows: list[Row] = []
+    panels: list[Panel] = []
+    notes: list[str] = []
     for environment in dict.fromkeys(run.environment for run in runs):
         groups = _groups([run for run in runs if run.environment == environment])
         rows += [_row(label, group) for label, group in groups.items()]
-        panels.append(_panel(groups))
+        panels += _panels(groups)
         notes += [note for label, group in groups.items() for note in _notes(label, group)]
     comparison = Comparison(
         tuple(rows), tuple(panels), tuple(notes), _caption(rows), None if out is None else Path(out)
@@ -119,7 +119,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
 
 def render(comparison: Comparison) -> str:
     """The table and the notes as text for a terminal."""
-    columns = list(zip(HEADS, *(cells(row) for row in comparison.rows), strict=True))
+    columns = list(zip(*table(comparison.rows), strict=True))
     widths = [max(map(len, column)) for column in columns]
     left = [[cell.ljust(width) for cell in column] for column, width in zip(columns[:2], widths[:2], strict=True)]
     right = [[cell.rjust(width) for cell in column] for column, width in zip(columns[2:], widths[2:], strict=True)]
@@ -128,11 +128,27 @@ def render(comparison: Comparison) -> str:
     return "\n".join(printable(line).rstrip() for line in [*lines, "", *below])
 
 
-def cells(row: Row) -> tuple[str, ...]:
-    """A row of the table as text, under HEADS."""
+def table(rows: Sequence[Row]) -> list[tuple[str, ...]]:
+    """The rows as text, their heads first. Where they are not all of one measure, each score says what it is."""
+    kinds = [KINDS[row.kind] for row in rows]
+    words = [_word(row) for row in rows]
+    several = len(set(words)) > 1
+    body = [_cells(row, f"{word} " if several else "") for row, word in zip(rows, words, strict=True)]
+    target, steps, score = (
+        "/".join(dict.fromkeys(column))
+        for column in ([kind.target for kind in kinds], [f"{kind.step}s" for kind in kinds], words)
+    )
+    return [(target, "runs", "seeds", steps, score, "IQM", "95 % interval", "evaluation"), *body]
+
+
+def _cells(row: Row, word: str) -> tuple[str, ...]:
     between = "–" if row.low is None else f"{number(row.low)} … {number(row.high)}"
-    numbers = (number(row.mean), number(row.iqm), between, number(row.evaluation))
+    numbers = (f"{word}{number(row.mean)}", number(row.iqm), between, number(row.evaluation))
     return (row.environment, row.label, str(len(row.seeds)), f"{row.steps:,}", *numbers)
+
+
+def _word(row: Row) -> str:
+    return next(measure.word for measure in KINDS[row.kind].measures if measure.name == row.measure)
 
 
 def _check(out: Path) -> None:
@@ -150,8 +166,7 @@ def _draw(comparison: Comparison, out: Path) -> None:
         if out.suffix == ".png":
             write_png(comparison.panels, comparison.caption, out)
         else:
-            table = [HEADS, *(cells(row) for row in comparison.rows)]
-            write_html(comparison.panels, comparison.caption, table, comparison.notes, out)
+            write_html(comparison.panels, comparison.caption, table(comparison.rows), comparison.notes, out)
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error.strerror or error}") from error
 
@@ -160,23 +175,26 @@ def _read(path: str | Path) -> _Run:
     reader = RunReader(path)
     config = reader.config
     settings = dict(config["settings"])
-    extended = _set_total(settings, reader.total())
+    columns = read_columns(reader)
+    extended = _set_total(settings, reader.total(), f"{columns.kind.step}s")
     arguments = settings.pop("env_args", {})
     if not isinstance(arguments, dict):
         raise UserError(f"{reader.path}/config.toml: env_args is {arguments!r}; it must be a table")
+    data, task = settings.pop("data", ""), settings.pop("task", "")  # of a language model
     words = [config["target"], *(f"{name}={value}" for name, value in sorted(arguments.items()))]
+    words += filter(None, [task or Path(data).name])
     environment = printable(" ".join(words))  # fonts and terminals choke on control characters
     seed, state = config["seed"], reader.status()["state"]
-    return _Run(reader.path, config["algorithm"], environment, seed, settings, state, extended, read_columns(reader))
+    return _Run(reader.path, config["algorithm"], environment, seed, settings, state, extended, columns)
 
 
-def _set_total(settings: dict[str, Any], total: int | None) -> str:
+def _set_total(settings: dict[str, Any], total: int | None, steps: str) -> str:
     """The steps that a resume made of those the run began with; says so where they differ."""
     began = settings.get("steps")
     if began in (None, total):
         return ""
     settings["steps"] = total
-    return f"began with {began:,} steps, resumed to {total:,}"
+    return f"began with {began:,} {steps}, resumed to {total:,}"
 
 
 def _groups(runs: Sequence[_Run]) -> dict[str, list[_Run]]:
@@ -197,7 +215,8 @@ def _groups(runs: Sequence[_Run]) -> dict[str, list[_Run]]:
 
 
 def _row(label: str, group: Sequence[_Run]) -> Row:
-    finals = np.array([final for run in group if (final := _final(run)) is not None])
+    kind, score = _columns_of(group).kind, _columns_of(group).score
+    finals = np.array([final for run in group if (final := run.columns.last(score.name)) is not None])
     evaluations = [last for run in group if (last := run.columns.last(EVALUATION)) is not None]
     low, high = None, None
     if len(finals) > 1:
@@ -205,6 +224,8 @@ def _row(label: str, group: Sequence[_Run]) -> Row:
     return Row(
         environment=group[0].environment,
         label=label,
+        kind=kind.name,
+        measure=score.name,
         seeds=tuple(sorted(run.seed for run in group)),
         steps=min(int(run.columns.steps[-1]) if len(run.columns.steps) else 0 for run in group),
         mean=float(finals.mean()) if len(finals) else None,
@@ -215,32 +236,35 @@ def _row(label: str, group: Sequence[_Run]) -> Row:
     )
 
 
-def _final(run: _Run) -> float | None:
-    """The last training return of a run."""
-    values = [run.columns.last(name) for name in MEASURES if name != EVALUATION]
-    return next((value for value in values if value is not None), None)
+def _columns_of(group: Sequence[_Run]) -> Columns:
+    """Those of the group's longest run, which say what the group is measured by: a short one may hold nothing yet."""
+    return max((run.columns for run in group), key=lambda columns: len(columns.steps))
 
 
 def _interval(finals: Array) -> tuple[Array, Array]:
     return stratified_bootstrap([finals], interquartile_mean, RESAMPLES, CONFIDENCE, np.random.default_rng(SEED))
 
 
-def _panel(groups: Mapping[str, Sequence[_Run]]) -> Panel:
+def _panels(groups: Mapping[str, Sequence[_Run]]) -> Iterator[Panel]:
+    """One of held-out evaluations where every run has enough of them, else one for each measure of training."""
     runs = [run for group in groups.values() for run in group]
-    measure = _measure(runs)
+    enough = all(len(run.columns.finite(EVALUATION)) >= ENOUGH for run in runs)
+    parts: dict[Measure, dict[str, Sequence[_Run]]] = {}
+    for label, group in groups.items():
+        columns = _columns_of(group)
+        parts.setdefault(columns.kind.evaluation if enough else columns.score, {})[label] = group
+    for measure, part in parts.items():
+        yield _panel(measure, part)
+
+
+def _panel(measure: Measure, groups: Mapping[str, Sequence[_Run]]) -> Panel:
     bands = {}
     for label, group in groups.items():
-        curves = [run.columns.curve(measure) for run in group]
+        curves = [run.columns.curve(measure.name) for run in group]
         known = [curve for curve in curves if len(curve.steps)]
         bands[label] = band(known, interquartile_mean, RESAMPLES, CONFIDENCE, np.random.default_rng(SEED))
-    return Panel(runs[0].environment, MEASURES[measure], runs[0].columns.unit, bands)
-
-
-def _measure(runs: Sequence[_Run]) -> str:
-    """Held-out evaluation where every run has enough of it, else the training return: one measure for a whole panel."""
-    if all(len(run.columns.finite(EVALUATION)) >= ENOUGH for run in runs):
-        return EVALUATION
-    return "reward" if any("reward" in run.columns.table for run in runs) else "rollout/ep_rew_mean"
+    group = next(iter(groups.values()))
+    return Panel(group[0].environment, measure.label, _columns_of(group).unit, bands)
 
 
 def _notes(label: str, group: Sequence[_Run]) -> Iterator[str]:
@@ -254,16 +278,18 @@ def _notes(label: str, group: Sequence[_Run]) -> Iterator[str]:
     for run in group:
         if run.extended:
             yield f"{name}: {run.path} {run.extended}"
-    silent = [str(run.path) for run in group if _final(run) is None]
+    columns = _columns_of(group)
+    silent = [str(run.path) for run in group if run.columns.last(columns.score.name) is None]
     if silent:
-        yield f"{name}: left out, no episode has finished: {', '.join(silent)}"
+        yield f"{name}: left out, {columns.kind.silent}: {', '.join(silent)}"
     ends = [float(run.columns.steps[-1]) for run in group if len(run.columns.steps)]
     if ends and max(ends) > 1.05 * min(ends):
-        shortest = f"{min(ends):,.0f} {group[0].columns.unit}"
+        shortest = f"{min(ends):,.0f} {columns.unit}"
         yield f"{name}: the curve ends at {shortest}, with its shortest run (the longest has {max(ends):,.0f})"
-    broken = [str(run.path) for run in group if any(run.columns.marks(measure) for measure in MEASURES)]
+    measures = (columns.kind.evaluation, columns.score)
+    broken = [str(run.path) for run in group if any(run.columns.marks(measure.name) for measure in measures)]
     if broken:
-        yield f"{name}: returns that are not finite leave a gap: {', '.join(broken)}"
+        yield f"{name}: {columns.score.word}s that are not finite leave a gap: {', '.join(broken)}"
 
 
 def _caption(rows: Sequence[Row]) -> str:

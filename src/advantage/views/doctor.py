@@ -13,15 +13,11 @@ from math import isnan
 from pathlib import Path
 from typing import Any
 
+from advantage.runs.kinds import KINDS, Kind
 from advantage.runs.reader import RunReader
+from advantage.views.columns import kind_of_run
 from advantage.watch import HISTORY, TRIPWIRES, Finding, inspect
 
-REMINDER = (
-    "The losses of reinforcement learning do not measure performance: their data and their targets move with the "
-    "policy, so they may rise while it improves and fall while it gets worse. Look at returns and at held-out "
-    "evaluation instead."
-)
-PERFORMANCE = ("eval/mean_reward", "rollout/ep_rew_mean", "reward")
 CLOCKS = frozenset({"update", "env_steps", "tokens", "wall_time", "attempt"})
 GRAVITY = ("stop", "warn", "note")
 TABLE = {tripwire.name: tripwire for tripwire in TRIPWIRES}
@@ -69,12 +65,14 @@ class Diagnosis:
     """How a run stands or ended, how well it performed, and what was seen, gravest first.
 
     Attributes:
+        kind: of the run, a name of `KINDS`.
         state: new, running, finished, stopped, failed or killed; `error` says why, empty where nothing went wrong.
         update, steps: how far it came.
         failed: whether it failed or a tripwire stopped it.
     """
 
     run: str
+    kind: str
     state: str
     error: str
     update: int
@@ -82,7 +80,7 @@ class Diagnosis:
     failed: bool
     performance: tuple[Performance, ...]
     symptoms: tuple[Symptom, ...]
-    reminder: str = REMINDER
+    reminder: str
 
 
 @dataclass(frozen=True)
@@ -101,17 +99,20 @@ def diagnose(run_dir: str | Path) -> Diagnosis:
         UserError: not a run, or from a newer format.
     """
     reader = RunReader(run_dir)
-    status, record, events = reader.status(), _record(reader.metrics()), reader.events()
-    symptoms = _symptoms(record, events)
+    status, metrics, events = reader.status(), reader.metrics(), reader.events()
+    record, kind = _record(metrics), kind_of_run(reader, metrics)
+    symptoms = _symptoms(record, events, kind)
     return Diagnosis(
         run=str(run_dir),
+        kind=kind.name,
         state=status["state"],
         error=status.get("error") or "",
         update=record.updates[-1] if record.updates else 0,
         steps=record.steps[-1] if record.steps else 0,
         failed=status["state"] == "failed" or any(symptom.level == "stop" for symptom in symptoms),
-        performance=tuple(_performance(record)),
+        performance=tuple(_performance(record, kind)),
         symptoms=tuple(symptoms),
+        reminder=kind.reminder,
     )
 
 
@@ -122,7 +123,8 @@ def as_json(diagnosis: Diagnosis) -> dict[str, Any]:
 
 def render(diagnosis: Diagnosis) -> str:
     """The diagnosis as text for a terminal."""
-    reached = f"{diagnosis.run}: {diagnosis.state} after {diagnosis.update:,} updates ({diagnosis.steps:,} steps)."
+    steps = f" ({diagnosis.steps:,} steps)" if diagnosis.kind == "control" else ""
+    reached = f"{diagnosis.run}: {diagnosis.state} after {diagnosis.update:,} updates{steps}."
     blocks = [_printable(reached)]
     if diagnosis.error:
         blocks[0] += "\n" + _paragraph("why", diagnosis.error)
@@ -131,7 +133,7 @@ def render(diagnosis: Diagnosis) -> str:
         for measure in diagnosis.performance
     ]
     blocks.append("\n".join([textwrap.fill(diagnosis.reminder, WIDTH), *measured]))
-    blocks += [_render_symptom(symptom) for symptom in diagnosis.symptoms]
+    blocks += [_render_symptom(symptom, KINDS[diagnosis.kind]) for symptom in diagnosis.symptoms]
     if not any(symptom.tripwire in TABLE for symptom in diagnosis.symptoms):
         blocks.append("No tripwire saw anything.")
     return "\n\n".join(blocks)
@@ -148,7 +150,7 @@ def _record(columns: Mapping[str, Any]) -> _Record:
     return _Record(updates, steps, rows)
 
 
-def _symptoms(record: _Record, events: Iterable[Mapping[str, Any]]) -> list[Symptom]:
+def _symptoms(record: _Record, events: Iterable[Mapping[str, Any]], kind: Kind) -> list[Symptom]:
     """One a source, from its findings at every update and from what was recorded besides, gravest first."""
     seen: dict[str, dict[int, Finding]] = {}
     for i, update in enumerate(record.updates):
@@ -157,11 +159,11 @@ def _symptoms(record: _Record, events: Iterable[Mapping[str, Any]]) -> list[Symp
     for event in events:
         finding = Finding(event["tripwire"], event["level"], event["text"])
         seen.setdefault(finding.tripwire, {}).setdefault(event["update"], finding)
-    symptoms = [_symptom(found, record) for found in seen.values()]
+    symptoms = [_symptom(found, record, kind) for found in seen.values()]
     return sorted(symptoms, key=lambda symptom: (GRAVITY.index(symptom.level), not symptom.active, symptom.since))
 
 
-def _symptom(found: Mapping[int, Finding], record: _Record) -> Symptom:
+def _symptom(found: Mapping[int, Finding], record: _Record, kind: Kind) -> Symptom:
     """The findings of one source, by update."""
     since, until = min(found), max(found)
     steps = {0: 0, **dict(zip(record.updates, record.steps, strict=True))}
@@ -180,29 +182,35 @@ def _symptom(found: Mapping[int, Finding], record: _Record) -> Symptom:
         updates=len(found),
         active=until >= last,
         meaning=tripwire.meaning if tripwire else "",
-        advice=tripwire.advice if tripwire else "",
+        advice=tripwire.advice_in(kind.target) if tripwire else "",
     )
 
 
-def _performance(record: _Record) -> Iterator[Performance]:
+def _performance(record: _Record, kind: Kind) -> Iterator[Performance]:
     """The measures that the run has."""
-    for name in PERFORMANCE:
+    for measure in (kind.evaluation, *kind.measures):
+        name, sign = measure.name, -1.0 if measure.lower else 1.0
         found = [(row[name], update) for update, row in zip(record.updates, record.rows, strict=True) if name in row]
         if found:
-            best, update = max(found, key=lambda pair: pair[0])
+            best, update = max(found, key=lambda pair: sign * pair[0])
             yield Performance(name, found[-1][0], best, update)
 
 
-def _render_symptom(symptom: Symptom) -> str:
-    begun = f"update {symptom.since:,} (step {symptom.since_steps:,})"
-    ended = f"update {symptom.until:,} (step {symptom.until_steps:,})"
+def when(kind: Kind, update: int, steps: int) -> str:
+    """An update in words; with the steps done by it, where it is not what the run counts."""
+    return f"update {update:,} (step {steps:,})" if kind.name == "control" else f"update {update:,}"
+
+
+def _render_symptom(symptom: Symptom, kind: Kind) -> str:
+    begun = when(kind, symptom.since, symptom.since_steps)
+    ended = when(kind, symptom.until, symptom.until_steps)
     if symptom.updates == 1:
-        when = f"at {begun}"
+        lasted = f"at {begun}"
     elif symptom.active:
-        when = f"since {begun}, still there at {ended}, at {symptom.updates:,} updates"
+        lasted = f"since {begun}, still there at {ended}, at {symptom.updates:,} updates"
     else:
-        when = f"between {begun} and {ended}, at {symptom.updates:,} updates, not since"
-    lines = [_printable(f"{symptom.level}  {symptom.tripwire}, {when}")]
+        lasted = f"between {begun} and {ended}, at {symptom.updates:,} updates, not since"
+    lines = [_printable(f"{symptom.level}  {symptom.tripwire}, {lasted}")]
     lines += [
         _paragraph(word, text)
         for word, text in (("saw", symptom.evidence), ("means", symptom.meaning), ("try", symptom.advice))

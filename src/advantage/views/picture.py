@@ -49,12 +49,15 @@ def write_html(
     """The curves, a table (heads in its first row, words in its first two columns) and notes, on a page of its own."""
     looks = _looks(panels)
     charts = [chart(p.environment, _layers(p, looks), p.unit, about=p.measure, shape="tall") for p in panels]
-    about = "Return: of training, at the last update. Evaluation: the last held-out one. Both are means over the seeds."
     heads, *body = rows
+    about = (
+        f"{heads[4].capitalize()}: of training, at the last update. Evaluation: the last held-out one. "
+        "Both are means over the seeds."
+    )
     document = page(
         "Learning curves",
         element("p", text("Advantage · comparison of runs"), class_="kicker"),
-        element("h1", text(", ".join(panel.environment for panel in panels))),
+        element("h1", text(", ".join(dict.fromkeys(panel.environment for panel in panels)))),
         section(
             "Learning curves",
             element("p", text(f"Line and shade: {caption}"), class_="soft"),

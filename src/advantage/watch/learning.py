@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from math import isfinite
 
-from advantage.watch.tripwire import History, median, recent, written
+from advantage.watch.tripwire import History, apart, median, recent, written
 
 # Ratios of no spread: where the returns or advantages are all equal these are undefined, and nothing is broken.
 UNDEFINED_AT_TIMES = frozenset({"train/explained_variance", "train/advantage_skew"})
 
 FIRST_RATIO_TOLERANCE = 1e-5  # float32 noise of another batch shape is some 1e-6
+FIRST_RATIO_TOKENS = 0.5  # of a language model: the largest of thousands of tokens; bfloat16 alone was seen to make 0.1
 
 KL_UPDATES = 5  # updates in a row
 KL_HIGH = 0.1  # nats an update; healthy settings reach 0.05
@@ -19,6 +20,7 @@ ENTROPY_UPDATES = 3  # updates in a row
 ENTROPY_SHARE = 0.02  # of the greatest entropy seen, for discrete actions, or
 ENTROPY_NONE = 1e-3  # nats: sure from the first update on
 ENTROPY_EARNED = 0.5  # a sure policy whose return stands in this upper part of the range seen has earned it
+REWARDS, REWARD_ERRORS = 10, 2.0  # updates of a mean reward; standard errors by which one must have risen
 DENSITY_UPDATES = 10  # updates over which the entropy of a density is compared
 DENSITY_FALL = 3.0  # nats: e³ = 20 times narrower
 
@@ -43,9 +45,10 @@ def non_finite(history: History) -> str | None:
 def first_ratio(history: History) -> str | None:
     """max |ρ − 1| on the first minibatch, before any step, when the policy is still the one that acted."""
     for error in recent(history, "train/first_ratio_error", 1):
-        if error > FIRST_RATIO_TOLERANCE:
+        tolerance = FIRST_RATIO_TOKENS if "num_tokens" in history[-1] else FIRST_RATIO_TOLERANCE
+        if error > tolerance:
             return (
-                f"before any step a ratio differs from 1 by {error:.2g} (rounding: below {FIRST_RATIO_TOLERANCE:g}): "
+                f"before any step a ratio differs from 1 by {error:.2g} (rounding: below {tolerance:g}): "
                 "acting and learning disagree"
             )
     return None
@@ -67,7 +70,7 @@ def entropy_collapse(history: History) -> str | None:
     if history and "rollout/action_saturation" in history[-1]:  # written for continuous actions alone
         return _density_collapse(history)
     last = recent(history, "train/entropy", ENTROPY_UPDATES)
-    if not last:
+    if not last or _given_answers(history):
         return None
     greatest = max(written(history, "train/entropy"))
     if max(last) >= max(ENTROPY_NONE, ENTROPY_SHARE * greatest) or _earned(history):
@@ -83,7 +86,14 @@ def _density_collapse(history: History) -> str | None:
     return f"the policy's entropy fell {fall} within {DENSITY_UPDATES} updates"
 
 
+def _given_answers(history: History) -> bool:
+    """Whether a language model learns from given answers: to be sure of them is what is asked."""
+    return "num_tokens" in history[-1] and not written(history, "reward")
+
+
 def _earned(history: History) -> bool:
+    if rewards := written(history, "reward"):  # of single updates: noise alone spans a range
+        return len(rewards) >= REWARDS and apart(rewards[:REWARDS], rewards[-REWARDS:]) > REWARD_ERRORS
     returns = written(history, "rollout/ep_rew_mean")
     if not returns:
         return False
@@ -94,7 +104,7 @@ def _earned(history: History) -> bool:
 def dead_gradients(history: History) -> str | None:
     """Gradient norms of nothing: the objective no longer reaches the parameters."""
     norms = recent(history, "train/gradient_norm", GRADIENT_UPDATES)
-    if norms and max(norms) < GRADIENT_DEAD:
+    if norms and max(norms) < GRADIENT_DEAD and not _equal_rewards(history):
         return f"the gradient's norm was below {GRADIENT_DEAD:g} for {GRADIENT_UPDATES} updates (now {norms[-1]:.2g})"
     return None
 
@@ -114,10 +124,16 @@ def exploding_gradients(history: History) -> str | None:
 def flat_advantages(history: History) -> str | None:
     """Advantages without spread, beside the size of the returns: standardising them would train on rounding noise."""
     spreads = recent(history, "train/advantage_std", SPREAD_UPDATES)
-    if not spreads:
+    if not spreads or _equal_rewards(history):
         return None
     row = history[-1]
     size = max(abs(row.get("train/return_mean", 0.0)), abs(row.get("train/advantage_mean", 0.0)))
     if max(spreads) > SPREAD_SHARE * size:
         return None
     return f"the advantages' spread is {spreads[-1]:.2g}, no more than rounding, for {SPREAD_UPDATES} updates"
+
+
+def _equal_rewards(history: History) -> bool:
+    """Whether no group of the last updates had spread: `groups_without_spread` says so, and there is no other cause."""
+    shares = recent(history, "frac_reward_zero_std", SPREAD_UPDATES)
+    return bool(shares) and min(shares) == 1.0

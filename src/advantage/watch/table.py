@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from advantage.watch import behaviour, critic, learning, sampling
+from advantage.watch import behaviour, critic, examples, learning, sampling
 from advantage.watch.tripwire import Tripwire
 
 TRIPWIRES: tuple[Tripwire, ...] = (
@@ -15,6 +15,8 @@ TRIPWIRES: tuple[Tripwire, ...] = (
         advice="Begin with the first quantity named. A reward or an observation: the environment is at "
         "fault, look for divisions and for physics without bounds. A loss or a gradient: lower "
         "learning_rate and max_grad_norm, set normalize_observations and normalize_rewards.",
+        advice_to_model="Begin with the first quantity named. A reward: the reward function divides by what may be 0. "
+        "A loss or a gradient: lower learning_rate and max_grad_norm, and try dtype=float32.",
     ),
     Tripwire(
         "first_ratio",
@@ -26,6 +28,8 @@ TRIPWIRES: tuple[Tripwire, ...] = (
         advice="In a network of your own look for dropout or batch norm left in training mode, observation "
         "statistics that moved between acting and learning, an action clipped before it was scored, a "
         "mask or a temperature that only one side applies.",
+        advice_to_model="Look for dropout left in training mode, and for weights or adapters that changed between "
+        "scoring and learning. With dtype=float32 nothing but rounding of some 1e-6 may be left.",
     ),
     Tripwire(
         "kl_runaway",
@@ -35,6 +39,8 @@ TRIPWIRES: tuple[Tripwire, ...] = (
         "often break off soon after.",
         advice="Lower learning_rate first, then epochs. target_kl=0.02 ends an update early; larger rollouts "
         "(num_envs, num_steps) make its steps less noisy.",
+        advice_to_model="Lower learning_rate first, then epochs; larger batches (batch_size, num_generations) make "
+        "the steps less noisy. rlhf has target_kl, which ends an update early.",
     ),
     Tripwire(
         "entropy_collapse",
@@ -45,6 +51,8 @@ TRIPWIRES: tuple[Tripwire, ...] = (
         advice="Raise ent_coef (0.01 is a usual start for discrete actions, less for continuous ones), lower "
         "learning_rate, and see whether the rewards are so large that they drown the bonus "
         "(normalize_rewards).",
+        advice_to_model="Raise eps_high (0.28 in dapo) so that unlikely tokens may rise, raise temperature or beta, "
+        "lower learning_rate, and read in the report what the completions have become.",
     ),
     Tripwire(
         "dead_gradients",
@@ -55,6 +63,8 @@ TRIPWIRES: tuple[Tripwire, ...] = (
         advice="Look at train/advantage_std (no spread, no signal), at train/clip_fraction (near 1 every "
         "term is clipped away), at ReLU units that died of one large step, and in a network of your "
         "own at a detach() or no_grad() on the way.",
+        advice_to_model="Look at reward_std (no spread, no signal), at train/clip_fraction (near 1 every term is "
+        "clipped away), and at whether the pairs, or the labels, differ at all.",
     ),
     Tripwire(
         "exploding_gradients",
@@ -64,6 +74,8 @@ TRIPWIRES: tuple[Tripwire, ...] = (
         "the step small, but its direction is now that of a few samples.",
         advice="Usually it is the critic: look at train/value_loss and at the size of the rewards, set "
         "normalize_rewards, lower learning_rate or vf_coef.",
+        advice_to_model="Look at the size of the rewards and, with a critic, at train/value_loss; lower learning_rate "
+        "or vf_coef, and see whether one example is unlike all others.",
     ),
     Tripwire(
         "flat_advantages",
@@ -73,6 +85,8 @@ TRIPWIRES: tuple[Tripwire, ...] = (
         "normalised now would be rounding errors made large.",
         advice="See whether the reward depends on the actions at all and is ever reached. Shape it, let the "
         "policy explore more (ent_coef), collect longer rollouts (num_steps).",
+        advice_to_model="See whether the reward tells completions apart at all. Take easier prompts, a warmer start by "
+        "sft, a higher temperature, more prompts or completions of each.",
     ),
     Tripwire(
         "critic_explains_nothing",
@@ -83,6 +97,8 @@ TRIPWIRES: tuple[Tripwire, ...] = (
         advice="Set normalize_observations, give the critic a network of its own (share_trunk=false) or a "
         "larger vf_coef, and ask whether the observation holds what the return depends on. Until it "
         "learns, a gae_lambda nearer 1 leans on it less.",
+        advice_to_model="Give it updates of its own first (critic_warmup), a model of its own (critic=copy), or begin "
+        "it as the reward model. Until it learns, a gae_lambda nearer 1 leans on it less; grpo needs no critic.",
     ),
     Tripwire(
         "critic_memorises",
@@ -102,6 +118,8 @@ TRIPWIRES: tuple[Tripwire, ...] = (
         "the policy's.",
         advice="Harmless while train/explained_variance rises. If that stays near 0, set normalize_rewards; "
         "a lower gamma shrinks returns too.",
+        advice_to_model="Harmless while train/explained_variance rises. If that stays near 0, weight the reward by a "
+        "small number (--reward name*0.01).",
     ),
     Tripwire(
         "saturated_actions",
@@ -135,8 +153,8 @@ TRIPWIRES: tuple[Tripwire, ...] = (
         "all_cut",
         "warn",
         sampling.all_cut,
-        meaning="No completion reaches its own end, so most rewards judge half a sentence, and the token that ends a "
-        "completion is never trained.",
+        meaning="No completion reaches its own end: the token that ends one is never sampled and so never trained, and "
+        "most rewards judge half a sentence.",
         advice="Raise max_completion_length; see whether the model knows its end token (`advantage data show`).",
     ),
     Tripwire(
@@ -172,9 +190,61 @@ TRIPWIRES: tuple[Tripwire, ...] = (
     Tripwire(
         "chosen_falling",
         "warn",
-        sampling.chosen_falling,
+        examples.chosen_falling,
         meaning="The margin grows because the rejected sink faster, but the chosen sink too: probability goes to texts "
         "that nobody ranked.",
         advice="Lower learning_rate, raise beta, or train sft on the chosen completions first.",
+    ),
+    Tripwire(
+        "everything_masked",
+        "warn",
+        sampling.everything_masked,
+        meaning="Nearly all that was sampled is left out of the update: it has no reward, or it was cut and cut "
+        "completions are filtered. What little is left decides alone.",
+        advice="Look at completions/unscored and completions/clipped_ratio: a reward that answers None, a limit of "
+        "length that is too low (max_completion_length), or overlong_filter=false.",
+    ),
+    Tripwire(
+        "dominant_component",
+        "note",
+        sampling.dominant_component,
+        meaning="The total reward is one function's in all but name: what another one says is drowned, and the model "
+        "will not learn it.",
+        advice="Weigh them so that their spreads are of one size (--reward name*0.1), or leave the drowned one out.",
+    ),
+    Tripwire(
+        "gold_falling",
+        "warn",
+        sampling.gold_falling,
+        meaning="The reward that is trained on rises and the one that is only watched falls: the model has found what "
+        "the reward pays for and nobody wanted.",
+        advice="Take the checkpoint from before (best/), raise beta, read completions of high reward in the report, "
+        "and mend the reward or train the reward model on such completions.",
+    ),
+    Tripwire(
+        "identical_pairs",
+        "warn",
+        examples.identical_pairs,
+        meaning="A pair whose texts are the same teaches nothing: its margin is 0 whatever the model says.",
+        advice="Drop such pairs from the data, and see whether the tool that wrote it put one answer into both columns "
+        "(`advantage data show` prints them).",
+    ),
+    Tripwire(
+        "endless_answers",
+        "warn",
+        examples.endless_answers,
+        meaning="No answer that is learnt from closes with a token that ends a turn: the model will not learn to stop, "
+        "and goes on until the limit of length.",
+        advice="See what ends an answer (`advantage data show FILE --model M` marks it): a chat template that writes "
+        "no end token, or completion_ids that were given without one.",
+    ),
+    Tripwire(
+        "template_drift",
+        "warn",
+        examples.template_drift,
+        meaning="Prompts are not rendered as they were: the chat template, the tokenizer or a date that the template "
+        "writes has changed, and the model reads another beginning than it was trained on.",
+        advice="Compare the model's folder with what it was when the run began, and the versions in the report; begin "
+        "anew rather than resume on another template.",
     ),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf, sqrt
 from typing import Literal
 
 Level = Literal["note", "warn", "stop"]
@@ -27,6 +28,7 @@ class Finding:
 class Tripwire:
     """A check with its name, how grave it is, what it means when it fires and what to try then.
 
+    `advice_to_model` stands in the place of `advice` where a language model is trained and other settings help.
     Levels: a `note` is worth knowing, at a `warn` the run is probably not learning what it should, a `stop` ends it.
     """
 
@@ -35,6 +37,11 @@ class Tripwire:
     check: Check
     meaning: str
     advice: str
+    advice_to_model: str = ""
+
+    def advice_in(self, target: str) -> str:
+        """What to try in a run that trains on an "environment", or that trains a "model"."""
+        return self.advice_to_model if target == "model" and self.advice_to_model else self.advice
 
 
 def recent(history: History, key: str, count: int) -> list[float]:
@@ -69,3 +76,16 @@ def median(values: Sequence[float]) -> float:
     3.0
     """
     return sorted(values)[len(values) // 2]
+
+
+def apart(low: Sequence[float], high: Sequence[float]) -> float:
+    """How many standard errors the second mean lies above the first, for equally many values of each, two or more.
+
+    >>> round(apart([0.0, 2.0], [4.0, 6.0]), 3)
+    2.828
+    """
+    means = [sum(values) / len(values) for values in (low, high)]
+    squares = [sum((x - mean) ** 2 for x in values) for values, mean in zip((low, high), means, strict=True)]
+    error = sqrt(sum(squares) / (len(low) - 1) / len(low))
+    rise = means[1] - means[0]
+    return rise / error if error > 0 else inf if rise > 0 else 0.0
