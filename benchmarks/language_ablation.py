@@ -30,7 +30,7 @@ from advantage.views.curves import Band, Curve, band, interquartile_mean
 from advantage.views.picture import Panel, write_png
 from benchmarks.language_learning import Scores, interval, of_each, p_value, pooled, share
 
-TASK, UPDATES = "json", 16
+TASK, UPDATES = "json", 12
 HEADS = (
     "| arm | each seed | greedy, 95 % | beside GRPO, 95 % | p | sampled | prompts | cut | ratios clipped | s a run |"
 )
@@ -113,7 +113,7 @@ def row(arm: str, paths: Sequence[Path], found: Scores, beside: Scores) -> str:
     mean = {name: float(np.mean([table[name].mean() for table in metrics])) for name in WATCHED}
     apart = ["–", "–"] if arm == "grpo" else [difference(beside, found), p_value(beside.greedy, found.greedy)]
     prompts = f"{np.mean([sampled(table)[-1] for table in metrics]):,.0f}"
-    seconds = f"{np.mean([table['wall_time'][-1] for table in metrics]):.0f}"
+    seconds = f"{np.median([table['wall_time'][-1] for table in metrics]):.0f}"
     cells = [ARMS[arm].about, of_each(found.greedy, len(paths)), interval(found.greedy), *apart]
     cells += [f"{share(found.sampled):.3f}", prompts, f"{mean[WATCHED[0]]:.2%}", f"{mean[WATCHED[1]]:.2%}", seconds]
     return f"| {' | '.join(cells)} |"

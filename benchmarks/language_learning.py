@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -196,8 +197,8 @@ def interval(right: Sequence[bool]) -> str:
 
 
 def seconds(paths: Sequence[Path]) -> float:
-    """What a run took, evaluations included, mean over the runs."""
-    return sum(float(advantage.load(path).metrics()["wall_time"][-1]) for path in paths) / len(paths)
+    """What a run took, evaluations included, the median of the runs."""
+    return statistics.median(float(advantage.load(path).metrics()["wall_time"][-1]) for path in paths)
 
 
 def reward_model_row(task: str, paths: Sequence[Path]) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import advantage
-from advantage import api
+from advantage import planning
 from advantage.errors import UserError
 
 QUICK = {"steps": 600, "num_steps": 32, "quiet": True}
@@ -130,5 +130,5 @@ def test_the_plan_says_how_many_environments_there_are() -> None:
     def make() -> gym.Env[Any, Any]:
         return gym.make("CartPole-v1")
 
-    found = [api.plan("ppo", target, 0, {}).settings.num_envs for target in ([make] * 3, make(), make)]
+    found = [planning.plan("ppo", target, 0, {}).settings.num_envs for target in ([make] * 3, make(), make)]
     assert found == [3, 1, 8]

@@ -48,9 +48,8 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def answered(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
-    return found
+def answered(capsys: pytest.CaptureFixture[str]) -> Any:
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
 MISTAKES = {
@@ -81,6 +80,7 @@ MISTAKES = {
     "no model": (["generate", "./nowhere", "--prompt", "a"], "./nowhere: no such folder"),
     "fetch": (["models", "fetch", "smollm"], "did you mean smollm2-135m"),
     "shipped": (["models", "fetch", "tiny"], "needs no fetching"),
+    "no data": (["data", "show", "--model", "tiny"], "needs a file and the model"),
     "data": (["data", "show", "nowhere.jsonl", "--model", "tiny"], "nowhere.jsonl: no such file"),
     "suffix": (["label", "tiny", "--task", "add", "--out", "pairs.csv"], "pairs.csv"),
     "judge": (["label", "tiny", "--task", "add", "--out", "p.jsonl", "--by", "nobody"], "unknown reward 'nobody'"),
@@ -158,6 +158,11 @@ def test_algorithms_names_the_world(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["algorithms"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[:2] for line in lines] == [[name, entry.world] for name, entry in ALGORITHMS.items()]
+
+
+def test_the_tasks_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "tasks", "--json"]) == 0
+    assert {"add", "mix", "gym:chain_sum", "movie-snippets"} <= {row["name"] for row in answered(capsys)}
 
 
 def test_help_of_an_algorithm_imports_no_transformers() -> None:

@@ -79,7 +79,7 @@ def train(options: argparse.Namespace) -> Answer:
     from advantage.algorithms import find
 
     find(options.algorithm)
-    from advantage import api
+    from advantage import api, planning
 
     given: dict[str, Any] = parse_pairs(options.set, "--set")
     for name, value in cli_language.settings_of_flags(options).items():
@@ -93,8 +93,8 @@ def train(options: argparse.Namespace) -> Answer:
             given[name] = getattr(options, name)
     seed = plain_value(options.seed)
     if options.dry_run:
-        planned = api.plan(options.algorithm, options.target, seed, given, options.config)
-        api.check_target(planned)
+        planned = planning.plan(options.algorithm, options.target, seed, given, options.config)
+        planning.check_target(planned)
         head = {"algorithm": planned.algorithm, "target": planned.target, "seed": planned.seed}
         return {**head, "settings": vars(planned.settings)}, planned.toml()
     command = " ".join(["advantage", *sys.argv[1:]]).encode("utf-8", "backslashreplace").decode()

@@ -108,7 +108,11 @@ def generate(options: argparse.Namespace) -> Answer:
 
 
 def data(options: argparse.Namespace) -> Answer:
-    """Show examples of a data file as the model will see them, token by token."""
+    """Show examples of a data file as the model will see them, token by token; or list the tasks."""
+    if options.action == "tasks":
+        return _tasks()
+    if options.file is None or options.model is None:
+        raise UserError("data show needs a file and the model that will read it: advantage data show FILE --model M")
     from advantage.language.data import load_data
     from advantage.language.models import load_tokenizer
     from advantage.language.show import show
@@ -127,6 +131,17 @@ def data(options: argparse.Namespace) -> Answer:
         about = {"kind": examples.kind, "examples": len(examples), "notes": list(examples.notes)}
         return {"file": options.file, **about}, text
     return {}, text
+
+
+def _tasks() -> Answer:
+    from advantage.language.tasks import PREFERENCES, TASKS
+
+    listed = TASKS | dict.fromkeys(PREFERENCES, "pairs of sentences that people rated; for reward_model and dpo")
+    width = max(map(len, listed))
+    text = "\n".join(f"{name:<{width}}  {about}" for name, about in listed.items())
+    return [
+        {"name": name, "about": about} for name, about in listed.items()
+    ], f"{text}\n\n`gym:NAME`: any other data set of reasoning-gym, with its defaults"
 
 
 def label(options: argparse.Namespace) -> Answer:

@@ -149,9 +149,11 @@ def _views(options: Mapping[str, argparse.ArgumentParser]) -> None:
 def _models(options: Mapping[str, argparse.ArgumentParser]) -> None:
     options["models"].add_argument("action", choices=("fetch",), help="download into the cache, checked and converted")
     options["models"].add_argument("name", metavar="NAME", help="smollm2-135m, or the data movie-snippets")
-    options["data"].add_argument("action", choices=("show",), help="print examples as the model will see them")
-    options["data"].add_argument("file", metavar="FILE", help="JSONL, Parquet, or a name of `datasets`")
-    options["data"].add_argument("--model", required=True, metavar="M", help="whose tokenizer and chat template")
+    options["data"].add_argument(
+        "action", choices=("show", "tasks"), help="print a file's examples as the model will see them; list the tasks"
+    )
+    options["data"].add_argument("file", nargs="?", metavar="FILE", help="JSONL, Parquet, or a name of `datasets`")
+    options["data"].add_argument("--model", metavar="M", help="whose tokenizer and chat template")
     options["data"].add_argument("--rows", default="1", metavar="N", help="how many examples (1)")
     _trust(options["data"])
 

@@ -14,7 +14,6 @@ import torch
 
 import advantage
 from advantage.algorithms import rlhf
-from advantage.api import recorded_settings
 from advantage.core import kl_k1
 from advantage.errors import UserError
 from advantage.language import setup
@@ -27,6 +26,7 @@ from advantage.language.scalar import load_scalar, save_scalar, scalar_from_caus
 from advantage.language.setup import critic_of, frozen, trainable
 from advantage.language.tasks import task
 from advantage.language.types import Completion, Prompt
+from advantage.planning import recorded_settings
 from advantage.runs import tensors
 from advantage.update import estimate
 from tests.language.small import small_llama
@@ -228,7 +228,7 @@ def test_a_verifier_and_a_reward_model_differ_by_the_call_alone(
     assert runs["rlvr"].metrics().keys() - runs["rlhf"].metrics().keys() == {"rewards/task/mean"}
     assert weights(runs["rlvr"]) != weights(runs["rlhf"])
     add = task("add")  # a reward model that scores as the verifier judges: the same policy, to the last bit
-    monkeypatch.setattr(setup, "scorer", lambda path: partial(judged_by, add))
+    monkeypatch.setattr(setup, "scorer", lambda path, device: partial(judged_by, add))
     same = advantage.train("rlhf", "tiny", run_dir=tmp_path / "same", rewards="reward_model:any", **given)
     assert weights(same) == weights(runs["rlvr"])
 

@@ -58,6 +58,13 @@ def one_line(error: pytest.ExceptionInfo[UserError]) -> str:
     return text
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_device_that_there_is_not() -> None:
+    assert models.device_of("auto") == models.device_of("cpu") == torch.device("cpu")
+    with pytest.raises(UserError, match="device is cuda, and this torch sees none; give device=cpu"):
+        models.device_of("cuda")
+
+
 def test_a_saved_model_comes_back_to_the_bit(saved):
     weights, again = small_llama(vocab=248, dtype=torch.float32).state_dict(), load_model(str(saved)).state_dict()
     assert weights.keys() == again.keys()

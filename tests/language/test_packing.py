@@ -12,6 +12,8 @@ from advantage.language import packing
 from advantage.language.logprobs import head_of
 from advantage.language.policy import Critic, LanguagePolicy
 from advantage.language.rows import batch_of, rollout_of
+from advantage.language.scalar import scalar_from_causal
+from advantage.language.scoring import Scorer, batch_of_places
 from advantage.language.types import Completion, Prompt
 from advantage.trajectory import Batch
 from tests.language.small import small_llama, with_precise_norms
@@ -31,7 +33,9 @@ def data(prompts: tuple[int, ...] = (4, 9, 2), lengths: tuple[int, ...] = LENGTH
 
 def layout(batch: Batch, size: float = 1.0, width: float = 0.0) -> packing.Layout:
     assert batch.length is not None
-    return packing.packed(batch.context["tokens"], batch.context["positions"][:, 0], batch.length, size, width)
+    return packing.packed(
+        batch.context["tokens"], batch.context["positions"][:, 0], batch.length, batch.unit, size, width
+    )
 
 
 def states(model: Any, batch: Batch, of: packing.Layout) -> Tensor:
@@ -82,8 +86,7 @@ def test_the_policy_says_the_same_either_way(critic: str) -> None:
     policy, batch = LanguagePolicy(with_precise_norms(small_llama()), 1.3, value), data()
     found = []
     for can in (True, False):
-        policy.packs()
-        policy._can_pack = can
+        policy.packing.possible = can  # type: ignore[misc]
         policy.zero_grad()
         new = policy.evaluate(batch)
         (new.logp.sum() + new.values.square().sum() + new.entropy.sum()).backward()
@@ -91,9 +94,40 @@ def test_the_policy_says_the_same_either_way(critic: str) -> None:
         found.append((new.logp.detach(), new.values.detach(), gradient))
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
-    assert len(policy.layout(batch).tokens) == 9
-    policy._can_pack = True
-    assert len(policy.layout(batch).tokens) == 3
+
+
+def test_a_policy_reads_each_prompt_once() -> None:
+    policy, batch = LanguagePolicy(small_llama()), data()
+    assert policy.packing.possible
+    given = batch.context["tokens"], batch.context["positions"][:, 0], batch.length
+    assert len(policy.packing.layout(*given).tokens) == 3
+    policy.packing.possible = False  # type: ignore[misc]
+    assert len(policy.packing.layout(*given).tokens) == 9
+
+
+def test_what_the_rows_of_a_unit_have_in_common() -> None:
+    tokens = torch.tensor([[5, 6, 7, 8], [5, 6, 9, 8], [5, 6, 9, 8], [5, 6, 0, 0], [3, 3, 3, 3]])
+    length, unit = torch.tensor([4, 4, 4, 2, 3]), torch.tensor([0, 0, 1, 1, 2])
+    assert packing.common(tokens, length, unit).tolist() == [2, 2, 2, 2, 3]
+    assert packing.common(tokens, length, torch.tensor([0, 0, 0, 1, 2])).tolist() == [2, 2, 2, 2, 3]
+
+
+def test_a_reward_model_scores_a_pair_as_its_texts_alone() -> None:
+    body = with_precise_norms(small_llama())
+    with torch.random.fork_rng(devices=[]):
+        scorer = Scorer(scalar_from_causal(body, std=1.0), None)  # type: ignore[arg-type]
+    texts = [(5, 6, 7, 8, 9), (5, 6, 7, 10), (11, 12, 13), (11, 12), (4, 4), (3,)]
+    batch = batch_of_places(texts, [[len(text) - 1] for text in texts], unit=torch.arange(3).repeat_interleave(2))
+    scores = scorer.evaluate(batch).values
+    assert len(scorer.packing.layout(batch.context["tokens"], *shared(batch)).tokens) < 6
+    for text, score in zip(texts, scores.flatten(), strict=True):  # type: ignore[union-attr]
+        alone = scorer.evaluate(batch_of_places([text], [[len(text) - 1]])).values
+        torch.testing.assert_close(alone.flatten()[0], score, rtol=0, atol=1e-12)  # type: ignore[union-attr]
+
+
+def shared(batch: Batch) -> tuple[Tensor, Tensor]:
+    assert batch.length is not None and batch.unit is not None
+    return packing.common(batch.context["tokens"], batch.length, batch.unit), batch.length
 
 
 def test_prompts_are_known_by_their_tokens() -> None:
@@ -124,6 +158,13 @@ def test_a_prompt_s_rows_decide_alone_how_many_go_together() -> None:
     assert of.row.tolist() == [0, 0, 0, 1, 2, 3, 4, 4, 4]
     alone = layout(batch.rows(slice(0, 3)), 10.0, 1.0)
     assert alone.row.tolist() == [0, 0, 0]
+
+
+def test_rows_of_two_units_share_nothing() -> None:
+    batch = data(prompts=(4,), lengths=(3, 3, 3, 3))
+    assert layout(batch).row.tolist() == [0, 0, 0, 0]
+    assert layout(batch.replace(unit=torch.tensor([0, 0, 1, 1]))).row.tolist() == [0, 0, 1, 1]
+    assert layout(batch.replace(unit=None)).row.tolist() == [0, 0, 0, 0]
 
 
 def test_a_row_without_a_decision_is_no_obstacle() -> None:

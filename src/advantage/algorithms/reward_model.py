@@ -126,7 +126,7 @@ def train(target: Any, settings: Settings, run: LiveRun) -> None:
     model, tokenizer, source, _ = loaded(target, settings, run, settings.kind)
     scalar = scalar_from_causal(model)
     scalar = trainable(scalar, settings, run, head_name(scalar))
-    policy = Scorer(scalar, tokenizer, compute_dtype(settings.dtype))
+    policy = Scorer(scalar, tokenizer, compute_dtype(settings.dtype, model.device))
     optimizer = FlatAdam(policy, scheduled(settings.learning_rate, 1.0), settings.adam_eps)
     run.keep(policy=policy, optimizer=optimizer, source=source)
 

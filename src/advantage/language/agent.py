@@ -16,7 +16,7 @@ from advantage.errors import UserError
 from advantage.language.evaluation import pass_at_k, wilson
 from advantage.language.generate import LONGEST, Generator, accuracy, stop_ids
 from advantage.language.memory import keep_blocks
-from advantage.language.models import PACKAGED, compute_dtype, load_model, load_tokenizer, resolve_name
+from advantage.language.models import PACKAGED, compute_dtype, device_of, load_model, load_tokenizer, resolve_name
 from advantage.language.policy import LanguagePolicy
 from advantage.language.quiet import quiet
 from advantage.language.sampler import stream
@@ -89,7 +89,9 @@ class LanguageAgent:
         keep_blocks()
         self.settings = settings or Sampling()
         temperature = self.settings.temperature if isinstance(self.settings, Sampling) else 1.0
-        self.policy = LanguagePolicy(model, temperature, None, compute_dtype(self.settings.dtype), tokenizer)
+        device = device_of("cpu" if self.settings.device == "cpu" else "auto")  # a run of a GPU is read without one too
+        compute = compute_dtype(self.settings.dtype, device)
+        self.policy = LanguagePolicy(model.to(device), temperature, None, compute, tokenizer)
         self.policy.requires_grad_(False).eval()
         self.tokenizer = tokenizer
 
@@ -209,12 +211,13 @@ class LanguageAgent:
 
 
 def check(name: str, settings: Language) -> None:
-    """Looks for the model and the task of a run, and loads neither.
+    """Looks for the model, the task and the device of a run, and loads nothing.
 
     Raises:
-        UserError: no such folder, an unknown task, neither data nor task.
+        UserError: no such folder, an unknown task, neither data nor task, a device that there is not.
     """
     check_name(name)
+    device_of(settings.device)
     if not settings.data and not settings.task:
         raise UserError("neither data nor task is given; name a file by --data, or a source of prompts by --task")
     asked = settings.task if settings.task not in PREFERENCES else ""

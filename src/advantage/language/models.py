@@ -142,6 +142,17 @@ def compute_dtype(dtype: str = "auto", device: str | torch.device = "cpu") -> to
     return None
 
 
+def device_of(name: str = "auto") -> torch.device:
+    """The device of a name: "cpu", "cuda", or "auto", which is cuda where there is one.
+
+    Raises:
+        UserError: cuda, and there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("device is cuda, and this torch sees none; give device=cpu, or install a build with CUDA")
+    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
+
+
 def resolve_name(name: str) -> Path | str:
     """Where a name leads: the folder of a model, or the name itself where only the hub can know it.
 

@@ -11,6 +11,7 @@ The numbers are those of one row a completion, to the rounding of another order 
 from __future__ import annotations
 
 import inspect
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -44,10 +45,39 @@ class Layout(NamedTuple):
     start: Tensor
     shift: Tensor
 
+    def to(self, device: torch.device) -> Layout:
+        """The same on a device."""
+        return Layout(*(None if part is None else part.to(device) for part in self))  # type: ignore[arg-type]
+
     def pick(self, values: Tensor, rows: Tensor, places: Tensor) -> Tensor:
         """What stands in `values` (R, W, …) for the given places of the rows that were asked for."""
         behind = places >= self.start[rows]
         return values[self.row[rows], places + self.shift[rows] * behind]
+
+
+class Packing:
+    """How some backbones read the same rows: whether a prompt can be shared, and by how many rows it is best shared.
+
+    Args:
+        backbones: of causal models; a row costs what it costs the first.
+    """
+
+    def __init__(self, *backbones: nn.Module) -> None:
+        self._backbones = backbones
+        first: Any = backbones[0]
+        layers = sum(weight.numel() for name, weight in first.named_parameters() if "embed" not in name)
+        self._size, self._width = 2 * layers, 4 * first.config.hidden_size * first.config.num_hidden_layers
+
+    @cached_property
+    def possible(self) -> bool:
+        """Whether every backbone heeds positions and masks of ours."""
+        return all(map(can_pack, self._backbones))
+
+    def layout(self, tokens: Tensor, start: Tensor, length: Tensor, unit: Tensor | None = None) -> Layout:
+        """As `packed`, a row each where sharing is impossible."""
+        if len(tokens) == 1 or not self.possible:
+            return plain(tokens)
+        return packed(tokens, start, length, unit, self._size, self._width)
 
 
 def plain(tokens: Tensor) -> Layout:
@@ -57,26 +87,46 @@ def plain(tokens: Tensor) -> Layout:
     return Layout(tokens, None, None, rows, zero, zero)
 
 
-def packed(tokens: Tensor, start: Tensor, length: Tensor, size: float, width: float) -> Layout:
+def packed(tokens: Tensor, start: Tensor, length: Tensor, unit: Tensor | None, size: float, width: float) -> Layout:
     """Neighbours with the same prompt behind one copy of it, as many as make the whole cheapest.
 
     A row costs size·W + width·W²: what a token costs in the products, and what a pair of tokens costs in the attention.
-    Many short completions are cheapest together, a few long ones apart. What is decided for a prompt depends on its own
-    rows alone, so that a split of the batch that leaves them together changes no rounding.
+    Many short completions are cheapest together, a few long ones apart. What is decided for a unit depends on its own
+    rows alone, so that a split of the batch that leaves units whole changes no rounding.
 
     Args:
         tokens: (N, L) ids, padded on the right.
         start: (N,) where each row's completion begins, ≥ 1.
         length: (N,) tokens that are read of each row: those before its last action.
-        size, width: the costs, in one unit.
+        unit: (N,) which rows belong together; rows of two units share nothing. None: all that have a prompt in common.
+        size, width: the costs, of one measure.
     """
     end = length.clamp(min=1)
     start = torch.minimum(start, end)
     fresh = _first_of_a_prompt(tokens, start)
+    if unit is not None:
+        fresh[1:] |= unit[1:] != unit[:-1]
     together = _cheapest(fresh, start, end - start, size, width)
     if together.max() == 1:
         return plain(tokens)
     return _laid_out(tokens, start, end, _every(fresh, together))
+
+
+def common(tokens: Tensor, length: Tensor, unit: Tensor) -> Tensor:
+    """(N,) how many first tokens the rows of each unit, which stand together, have in common; at most a row's own.
+
+    Args:
+        tokens: (N, L) ids.
+        length: (N,) tokens that are read of each row.
+        unit: (N,) which unit each row is of.
+    """
+    _, unit = torch.unique_consecutive(unit, return_inverse=True)
+    places = torch.arange(tokens.shape[1], device=tokens.device)
+    both = places < torch.minimum(length[1:], length[:-1])[:, None]
+    alike = ((tokens[1:] == tokens[:-1]) & both).long().cumprod(-1).sum(-1)
+    alike = torch.where(unit[1:] == unit[:-1], alike, length[1:])
+    least = torch.full_like(length, tokens.shape[1]).scatter_reduce(0, unit[1:], alike, "amin")
+    return torch.minimum(least[unit], length)
 
 
 def can_pack(backbone: nn.Module) -> bool:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from advantage.language import packing
 from advantage.language.logprobs import chosen_logprobs, head_of
 from advantage.language.models import save_model
-from advantage.language.packing import Layout, can_pack
+from advantage.language.packing import Layout, Packing, read
 from advantage.runs import durable, tensors
 from advantage.trajectory import Batch, Evaluation
 
@@ -63,43 +63,37 @@ class LanguagePolicy(Trained):
         super().__init__()
         self.model, self.critic = model, critic
         self.temperature, self.compute, self.tokenizer = temperature, compute, tokenizer
-        self._can_pack: bool | None = None  # looked at with the first batch
 
     def evaluate(self, batch: Batch) -> Evaluation:
-        """Log-probabilities, entropies and, with a critic, the values before each action, (rows, time)."""
+        """Log-probabilities, entropies and, with a critic, the values before each action, (rows, time).
+
+        The batch may lie on another device than the model; what is said of it lies where the batch does.
+        """
         assert batch.mask is not None and batch.length is not None
-        layout = self.layout(batch)
+        tokens = batch.context["tokens"][:, : int(batch.length.max())]
+        layout = self.packing.layout(tokens, batch.context["positions"][:, 0], batch.length, batch.unit)
         rows, steps = batch.mask.nonzero(as_tuple=True)
         before = batch.context["positions"][rows, steps] - 1
         head = head_of(self.model)
-        with computing(self.compute, layout.tokens.device):
-            states = packing.read(head.backbone, layout)
-            chosen = layout.pick(states, rows, before), batch.actions[rows, steps]
-            logp, entropy = chosen_logprobs(*chosen, head, self.temperature)
-            values = None if self.critic is None else layout.pick(self.critic(layout, states), rows, before)
+        device = head.weight.device
+        layout, actions = layout.to(device), batch.actions[rows, steps].to(device)
+        places = rows.to(device), before.to(device)
+        with computing(self.compute, device):
+            states = read(head.backbone, layout)
+            logp, entropy = chosen_logprobs(layout.pick(states, *places), actions, head, self.temperature)
+            values = None if self.critic is None else layout.pick(self.critic(layout, states), *places)
         return Evaluation(
             logp=_spread(logp, batch.mask),
             entropy=_spread(entropy, batch.mask),
             values=None if values is None else _spread(values, batch.mask),
         )
 
-    def layout(self, batch: Batch) -> Layout:
-        """The batch's rows as the backbone reads them: neighbours with one prompt share it where that is cheaper."""
-        assert batch.length is not None
-        tokens = batch.context["tokens"][:, : int(batch.length.max())]
-        if len(tokens) == 1 or not self.packs():
-            return packing.plain(tokens)
-        return packing.packed(tokens, batch.context["positions"][:, 0], batch.length, *self._costs)
-
-    def packs(self) -> bool:
-        """Whether rows can share a prompt: whether every backbone heeds positions and masks of ours."""
-        if self._can_pack is None:
-            backbone: Any = head_of(self.model).backbone
-            own = self.critic.backbone if self.critic is not None else None
-            self._can_pack = all(can_pack(each) for each in (backbone, own) if each is not None)
-            layers = [p.numel() for name, p in backbone.named_parameters() if "embed" not in name]
-            self._costs = 2 * sum(layers), 4 * backbone.config.hidden_size * backbone.config.num_hidden_layers
-        return self._can_pack
+    @cached_property
+    def packing(self) -> Packing:
+        """How a batch's rows are read."""
+        own = None if self.critic is None else self.critic.backbone
+        backbone = head_of(self.model).backbone
+        return Packing(backbone) if own is None else Packing(backbone, own)
 
     def save(self, folder: Path) -> None:
         """Writes an ordinary transformers folder, and the critic beside it."""
@@ -128,7 +122,7 @@ class Critic(nn.Module):
     def forward(self, layout: Layout, states: Tensor) -> Tensor:
         """Values (R, W) of the rows of a layout, given the policy's hidden states (R, W, d) of them."""
         if self.backbone is not None:
-            states = packing.read(self.backbone, layout)
+            states = read(self.backbone, layout)
         values: Tensor = self.value_head(states).squeeze(-1).to(self.value_head.weight.dtype)
         return values
 
@@ -140,4 +134,5 @@ def computing(dtype: torch.dtype | None, device: torch.device) -> contextlib.Abs
 
 def _spread(values: Tensor, mask: Tensor) -> Tensor:
     """Numbers of the true entries back in their places."""
+    values = values.to(mask.device)
     return values.new_zeros(mask.shape).masked_scatter(mask, values)

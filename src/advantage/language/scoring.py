@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from advantage.language.logprobs import hidden_states
-from advantage.language.models import load_tokenizer
+from advantage.language.models import device_of, load_tokenizer
+from advantage.language.packing import Packing, common, read
 from advantage.language.policy import Trained, computing
 from advantage.language.rows import columns, ragged
 from advantage.language.scalar import last_scores, load_scalar, save_scalar, score_body, score_head
@@ -45,11 +46,20 @@ class Scorer(Trained):
         assert batch.mask is not None and batch.length is not None
         tokens = batch.context["tokens"][:, : int(batch.length.max())]
         rows, steps = batch.mask.nonzero(as_tuple=True)
-        with computing(self.compute, tokens.device):
-            states = hidden_states(score_body(self.model), tokens)
+        start = batch.length if batch.unit is None else common(tokens, batch.length, batch.unit)
         head: Any = score_head(self.model)
-        scores = head(states[rows, batch.context["positions"][rows, steps]].to(head.weight.dtype)).squeeze(-1)
+        device = head.weight.device
+        layout = self.packing.layout(tokens, start, batch.length, batch.unit).to(device)
+        with computing(self.compute, device):
+            states = read(score_body(self.model), layout)
+        states = layout.pick(states, rows.to(device), batch.context["positions"][rows, steps].to(device))
+        scores = head(states.to(head.weight.dtype)).squeeze(-1).to(batch.mask.device)
         return Evaluation(values=scores.new_zeros(batch.mask.shape).masked_scatter(batch.mask, scores))
+
+    @cached_property
+    def packing(self) -> Packing:
+        """How a batch's rows are read: what the texts of a pair have in common, once."""
+        return Packing(score_body(self.model))
 
     def save(self, folder: Path) -> None:
         """Writes a folder that anyone's AutoModelForSequenceClassification loads; peft's, of adapters."""
@@ -68,10 +78,10 @@ def policy_folder(path: str) -> str:
     return os.path.join(path, "policy") if os.path.exists(os.path.join(path, "config.toml")) else path
 
 
-def scorer(path: str) -> Callable[[Sequence[Shown], Sequence[Shown]], list[float]]:
+def scorer(path: str, device: str = "auto") -> Callable[[Sequence[Shown], Sequence[Shown]], list[float]]:
     """The reward model of a folder or a run, as a function of prompts and completions."""
-    folder = policy_folder(path)
-    model, tokenizer = load_scalar(folder), load_tokenizer(folder)
+    folder, place = policy_folder(path), device_of(device)
+    model, tokenizer = load_scalar(folder).to(place), load_tokenizer(folder)  # type: ignore[arg-type]
     model.requires_grad_(False)
 
     @torch.inference_mode()
@@ -85,7 +95,7 @@ def scorer(path: str) -> Callable[[Sequence[Shown], Sequence[Shown]], list[float
             part = rows[start : start + ROWS]
             lengths = torch.tensor([len(row) for row in part])
             tokens: Tensor = ragged(part, int(lengths.max()), dtype=torch.long)
-            found += last_scores(model, tokens, lengths).tolist()
+            found += last_scores(model, tokens.to(place), lengths.to(place)).tolist()
         return found
 
     return score

@@ -26,6 +26,9 @@ class Language(Common):
         16_384, "tokens, padding included, that fit in memory at once; none for all", low=1
     )
     micro_batch: int | None = setting(None, "rows that fit in memory at once, where micro_tokens is none", low=1)
+    device: str = setting(
+        "auto", "that the model is on; auto is cuda where there is one", choices=("auto", "cpu", "cuda")
+    )
     dtype: str = setting("auto", "of matrix products; weights stay float32", choices=("auto", "float32", "bfloat16"))
     gradient_checkpointing: bool = setting(False, "activations computed again in backward: less memory, more time")
     trust_remote_code: bool = setting(False, "run Python code that comes with the model; also by --trust-remote-code")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from advantage.errors import UserError
 from advantage.language.adapters import with_adapters
 from advantage.language.generate import Generator
 from advantage.language.memory import keep_blocks
-from advantage.language.models import compute_dtype, load_model, load_tokenizer, read_config, resolve_name
+from advantage.language.models import compute_dtype, device_of, load_model, load_tokenizer, read_config, resolve_name
 from advantage.language.policy import Critic, LanguagePolicy
 from advantage.language.rewards import Rewards, resolve_rewards, scorer_of, split_specs
 from advantage.language.scalar import head_name, load_scalar, score_body, score_head
@@ -58,7 +59,7 @@ def prepare(
     model, tokenizer, source, task = loaded(target, settings, run, kind)
     model = trainable(model, settings, run)
     values = None if critic is None else critic_of(critic, model, tokenizer, settings, run)
-    policy = LanguagePolicy(model, temperature, values, compute_dtype(settings.dtype), tokenizer)
+    policy = LanguagePolicy(model, temperature, values, compute_dtype(settings.dtype, model.device), tokenizer)
     optimizer = FlatAdam(policy, scheduled(settings.learning_rate, 1.0), settings.adam_eps)
     return Workshop(policy, tokenizer, optimizer, source, task)
 
@@ -74,7 +75,7 @@ def loaded(
         run.note("note", "source", line)
     model: Any = load_model(target, dtype=settings.dtype, trust_remote_code=settings.trust_remote_code)
     model.config.use_cache = False
-    return model, tokenizer, source, task
+    return model.to(device_of(settings.device)), tokenizer, source, task
 
 
 def examples_of(
@@ -123,7 +124,8 @@ def critic_of(kind: str, model: Any, tokenizer: PreTrainedTokenizerBase, setting
         UserError: no reward is a trained reward model, or it reads other tokens than the policy.
     """
     if kind != "reward_model":
-        return Critic(model.config.hidden_size, copy.deepcopy(model.get_decoder()) if kind == "copy" else None)
+        own = copy.deepcopy(model.get_decoder()) if kind == "copy" else None
+        return Critic(model.config.hidden_size, own).to(model.device)
     path = reward_model_of(settings)
     folder = policy_folder(path)
     if load_tokenizer(folder).get_vocab() != tokenizer.get_vocab():
@@ -133,8 +135,10 @@ def critic_of(kind: str, model: Any, tokenizer: PreTrainedTokenizerBase, setting
         )
     scalar: Any = load_scalar(folder, trust_remote_code=settings.trust_remote_code)
     scalar.config.use_cache = False
+    scalar.to(model.device)
     critic = Critic(scalar.config.hidden_size)
     critic.value_head.load_state_dict(score_head(scalar).state_dict(), strict=False)  # a score seldom has a bias
+    critic.to(model.device)
     critic.backbone = score_body(trainable(scalar, settings, run, head_name(scalar)))
     return critic
 
@@ -149,7 +153,7 @@ def generator_of(workshop: Workshop, settings: Sampling, run: LiveRun) -> Genera
     generator = Generator(policy, workshop.tokenizer, settings, workshop.task, run.seed("sampling"))
     for line in generator.notes:
         run.note("note", "sampling", line)
-    if settings.num_generations > 1 and not policy.packs():
+    if settings.num_generations > 1 and not policy.packing.possible:
         run.note(
             "note", "scoring", "a prompt is read anew for each of its completions: this model heeds no mask of ours"
         )
@@ -162,14 +166,15 @@ def rewards_of(settings: Sampling, task: Task | None) -> Rewards:
     Raises:
         UserError: none, or one that cannot be used.
     """
-    return resolve_rewards(
-        split_specs(settings.rewards), task, max_failures=settings.max_reward_failures, load_scorer=scorer
-    )
+    load = partial(scorer, device=settings.device)
+    specs = split_specs(settings.rewards)
+    return resolve_rewards(specs, task, max_failures=settings.max_reward_failures, load_scorer=load)
 
 
 def gold_of(settings: Sampling, task: Task | None) -> Rewards | None:
     """The reward that is watched and never trained on, where one is named."""
-    return resolve_rewards([settings.gold], task, load_scorer=scorer) if settings.gold else None
+    load = partial(scorer, device=settings.device)
+    return resolve_rewards([settings.gold], task, load_scorer=load) if settings.gold else None
 
 
 def reward_model_of(settings: Any) -> str:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from advantage.algorithms import ALGORITHMS, module
-from advantage.api import recorded_settings
 from advantage.errors import UserError
+from advantage.planning import recorded_settings
 from advantage.runs import durable
 from advantage.runs.kinds import Kind
 from advantage.runs.reader import RunReader
