@@ -17,12 +17,15 @@ import json
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 import advantage
 from advantage.language.agent import LanguageAgent
@@ -32,7 +35,7 @@ from advantage.language.scoring import scorer
 from advantage.language.settings import Sampling
 from advantage.language.tasks import task as task_of
 from advantage.language.template import make_prompt
-from advantage.views.compare import compare
+from advantage.views.picture import COLOURS, INK, LINE, SOFT
 
 BOTH = ("json", "sort")
 PLAN = {
@@ -45,7 +48,7 @@ GIVEN = ("sft", "dpo", "reward_model")  # those that learn from what is given
 FROM_PAIRS = ("dpo", "reward_model")
 ASKED = 1500  # held-out prompts of a task at most, parted among the seeds
 DRAWN = 6000  # that are looked through for different ones
-LABELLED = 2000  # prompts completed twice for the pairs of a seed; about one in four has one right answer
+LABELLED = 2000  # prompts completed twice for the pairs of a seed; of about one in four one answer is right
 HEADS = "| algorithm | task | greedy before | after, each seed | pooled, 95 % | p | sampled before → after | s a run |"
 
 
@@ -77,7 +80,7 @@ def main() -> None:
         for task in PLAN["reward_model"]:
             print(reward_model_row(task, folders["reward_model", task]), flush=True)
     if options.picture:
-        compare(list(chain(*policies.values())), options.picture)
+        draw({job: pooled(paths, job[1], len(paths), options.out) for job, paths in policies.items()}, options)
 
 
 def run(name: str, task: str, seed: int, out: Path) -> Path:
@@ -109,6 +112,39 @@ def pairs(task: str, seed: int, out: Path) -> Path:
         command("label", "tiny", "--task", task, *asked)
         draft.rename(path)
     return path
+
+
+def draw(found: Mapping[tuple[str, str], Scores], options: argparse.Namespace) -> None:
+    """Held-out accuracy after training beside that of `tiny` before it, a panel a task."""
+    tasks = {wanted: [name for name, task in found if task == wanted] for _, wanted in found}
+    height = max(map(len, tasks.values()))
+    with rc_context({"font.family": "sans-serif", "font.size": 9}):
+        figure = Figure(figsize=(5.2 * len(tasks), 0.9 + 0.3 * height), layout="constrained")
+        for axis, (task, names) in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks.items(), strict=True):
+            before = pooled("tiny", task, options.seeds, options.out)
+            draw_task(axis, before, {name: found[name, task] for name in names})
+            axis.set_ylim(len(names) - height - 0.5, len(names) - 0.5)
+            axis.set_title(f"tiny {task}", loc="left", fontsize=11, fontweight="bold", color=INK)
+        said = f"Held-out accuracy, {options.seeds} seeds pooled, Wilson's 95 % intervals."
+        figure.supxlabel(f"{said} Blue: greedy. Orange: sampled. Shade: before.", fontsize=8.5, color=SOFT)
+        figure.savefig(options.picture, dpi=160, metadata={"Software": None})
+
+
+def draw_task(axis: Axes, before: Scores, after: Mapping[str, Scores]) -> None:
+    """A line an algorithm, greedy above sampled; the model before it as a shade."""
+    places = {name: len(after) - 1 - i for i, name in enumerate(after)}
+    for colour, kind, shift in ((COLOURS[0], "greedy", 0.12), (COLOURS[1], "sampled", -0.12)):
+        axis.axvspan(*bounds(getattr(before, kind)), color=colour, alpha=0.18, linewidth=0)
+        for name, place in places.items():
+            right = getattr(after[name], kind)
+            axis.plot(bounds(right), [place + shift] * 2, color=colour, linewidth=1.6)
+            axis.plot(share(right), place + shift, "o", color=colour, markersize=4.5)
+    axis.set_yticks(list(places.values()), list(places))
+    axis.spines[["top", "right", "left"]].set_visible(False)
+    axis.spines["bottom"].set_color(LINE)
+    axis.grid(axis="x", color=LINE, linewidth=0.8)
+    axis.set_axisbelow(True)
+    axis.tick_params(colors=SOFT, length=0)
 
 
 def command(*arguments: str) -> None:
@@ -190,9 +226,14 @@ def share(right: Sequence[bool]) -> float:
     return sum(right) / len(right)
 
 
+def bounds(right: Sequence[bool]) -> tuple[float, float]:
+    """Wilson's interval of the share."""
+    return wilson(sum(right), len(right))
+
+
 def interval(right: Sequence[bool]) -> str:
-    """A share with Wilson's interval."""
-    low, high = wilson(sum(right), len(right))
+    """A share with its interval."""
+    low, high = bounds(right)
     return f"{share(right):.3f} [{low:.3f}, {high:.3f}]"
 
 

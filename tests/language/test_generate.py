@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+import advantage
 from advantage.errors import UserError
 from advantage.language.evaluation import mcnemar, pass_at_k, wilson
 from advantage.language.generate import (
@@ -14,6 +18,7 @@ from advantage.language.generate import (
     accuracy,
     describe,
     joined,
+    longest_completion,
     of_groups,
     prompts_of,
     repetition,
@@ -64,7 +69,7 @@ def test_a_completion_without_reward_has_no_step_and_no_part_in_the_numbers(worl
     told = describe(judged)
     assert told["reward"] == pytest.approx(2 / 3)
     assert told["completions/unscored"] == 3
-    assert told["reward_std"] == pytest.approx((2 / 9) ** 0.5)
+    assert told["reward_std"] == pytest.approx((1 / 3) ** 0.5)
     assert judged.texts_for_people()[2].reward is None
 
 
@@ -110,7 +115,7 @@ def test_a_task_s_examples_go_on_where_they_stood() -> None:
 
 def test_neither_data_nor_task() -> None:
     with pytest.raises(UserError, match="neither data nor task"):
-        source_of("", "", "prompt", None, 100, 0)
+        source_of("", "", "prompt", None, lambda task: 100, 0)
 
 
 def test_repetition() -> None:
@@ -139,3 +144,22 @@ def test_mcnemar_asks_only_where_the_two_differ() -> None:
     assert mcnemar([True, False] * 50, [True, False] * 50) == 1.0
     assert mcnemar([False] * 10 + [True] * 40, [True] * 10 + [True] * 40) == pytest.approx(2 / 2**10)
     assert mcnemar([True] * 3, [False] * 3) == mcnemar([False] * 3, [True] * 3)
+
+
+def test_a_completion_leaves_room_for_its_prompt() -> None:
+    config = SimpleNamespace(max_position_embeddings=128)
+    assert longest_completion(0, None, config) == 64
+    assert longest_completion(0, None, SimpleNamespace()) == 256
+    assert longest_completion(100, None, config) == 100
+    with pytest.raises(UserError, match="max_completion_length is 128, and the model's context holds 128"):
+        longest_completion(128, None, config)
+
+
+def test_a_prompt_that_leaves_no_room_is_left_out_before_the_run(tmp_path: Path) -> None:
+    rows = [{"prompt": "1" * size, "answer": "1"} for size in (5, 280, 6)]
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = {"data": path, "rewards": "exact", "steps": 3, "batch_size": 1, "num_generations": 2, "threads": 1}
+    run = advantage.train("grpo", "tiny", run_dir=tmp_path / "run", quiet=True, **given)
+    said = [event["text"] for event in run.reader.events()]
+    assert any("1 of 3 examples are longer than 256 tokens" in line for line in said), said

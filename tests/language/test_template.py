@@ -74,6 +74,15 @@ def test_options_reach_the_template() -> None:
     assert tokenizer.decode(list(prompt.ids)).startswith("1calm<|user|>")
 
 
+@pytest.mark.parametrize(
+    ("wrong", "line"),
+    [({"tools": "not json"}, "tools is 'not json'"), ({"chat_template_kwargs": [1]}, "chat_template_kwargs is")],
+)
+def test_options_that_are_none_are_named(wrong: dict[str, object], line: str) -> None:
+    with pytest.raises(UserError, match=line):
+        make_prompt(byte_tokenizer(CHATML), {"prompt": chat("a"), **wrong}, 3)
+
+
 def test_a_prompt_carries_its_other_columns_and_given_ids_are_not_encoded_again() -> None:
     prompt = make_prompt(TOKENIZER, {"prompt": "2+2", "answer": "4"}, 7)
     assert (prompt.shown, prompt.columns, prompt.index) == ("2+2", {"answer": "4"}, 7)

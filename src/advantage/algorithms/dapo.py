@@ -53,9 +53,10 @@ def until_groups_have_spread(draw: Callable[[], Samples], now: Settings) -> Samp
             break
     found = joined(kept)
     if not found.prompts:
-        raise RunFailed(
-            f"no group of {now.max_draws} batches has spread: the task is too easy or too hard for this model"
-        )
+        why = "the task is too easy or too hard for this model"
+        if all(completion.finish_reason == "length" for completion in samples.completions):
+            why = "every completion was cut; raise max_completion_length"
+        raise RunFailed(f"no group of {now.max_draws} batches has spread: {why}")
     return of_groups(found, range(min(now.batch_size, len(found.prompts))))
 
 

@@ -130,7 +130,8 @@ def train(target: Any, settings: Settings, run: LiveRun, stages: Stages = STAGES
             shaped = stages.shape(samples, now, generator.longest)
             rollout = rollout.replace(mask=stages.keep(rollout, now))
             if not rollout.mask.any():
-                raise RunFailed("no completion is left to train on: none has a reward, or all that have one were cut")
+                why = "all that have a reward were cut" if samples.valid.any() else "none has a reward"
+                raise RunFailed(f"no completion is left to train on: {why}")
             advantages = stages.advantages(shaped, rollout.group, samples.valid, now)
             data = batch_of(rollout, advantages[:, None].expand(rollout.mask.shape))
             if off_policy:

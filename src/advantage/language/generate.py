@@ -80,6 +80,24 @@ class Samples:
         return found
 
 
+def longest_completion(asked: int, task: Task | None, config: Any) -> int:
+    """Tokens at which a completion is cut: what is asked for, or what the task needs, or at most half of the context.
+
+    Raises:
+        UserError: it would leave no room for a prompt.
+    """
+    context = getattr(config, "max_position_embeddings", None)
+    longest = asked or (task.max_completion_length if task else 0)
+    if not longest:
+        return LONGEST if context is None else max(1, min(LONGEST, context // 2))
+    if context is not None and longest >= context:
+        raise UserError(
+            f"max_completion_length is {longest}, and the model's context holds {context} tokens, those of the prompt"
+            " too; lower it"
+        )
+    return longest
+
+
 class Generator:
     """Draws completions from the policy as it stands.
 
@@ -112,7 +130,7 @@ class Generator:
                 " top_k=0, since the scores of a cut distribution would make every ratio wrong"
             )
         self.policy, self.tokenizer, self.seed = policy, tokenizer, seed
-        self.longest = settings.max_completion_length or (task.max_completion_length if task else LONGEST)
+        self.longest = longest_completion(settings.max_completion_length, task, policy.model.config)
         self._stop = sorted(stop_ids(policy.model, tokenizer))
         self._sampler: Sampler = sampler_for(policy.model, tokenizer, dtype=policy.compute)
         self.notes: Sequence[str] = self._sampler.notes
@@ -216,7 +234,7 @@ def _of_groups(samples: Samples, scored: Scored) -> dict[str, float]:
     if samples.n == 1:
         return {}
     groups = [r[v] for r, v in zip(scored.total.split(samples.n), scored.valid.split(samples.n), strict=True)]
-    spreads = torch.stack([group.std(correction=0) if len(group) else torch.zeros(()) for group in groups])
+    spreads = torch.stack([group.std() if len(group) > 1 else torch.zeros(()) for group in groups])
     return {"reward_std": float(spreads.mean()), "frac_reward_zero_std": float((spreads == 0).float().mean())}
 
 

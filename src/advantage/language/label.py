@@ -13,7 +13,7 @@ from typing import TextIO, TypeAlias
 
 from advantage.errors import UserError
 from advantage.language.agent import LanguageAgent
-from advantage.language.generate import Generator, Samples, plain, prompts_of
+from advantage.language.generate import Generator, Samples, longest_completion, plain, prompts_of
 from advantage.language.rewards import Rewards, resolve_rewards
 from advantage.language.scoring import scorer
 from advantage.language.settings import Sampling
@@ -23,7 +23,7 @@ from advantage.language.types import Task
 TOGETHER = 16  # prompts completed at once where no person waits for the first
 OF_A_TASK = 100  # prompts of a task, which has no end, where nobody says how many
 CHOICES = "better: a, b, skip or quit? "
-MAX_LENGTH = 1_000_000  # tokens of a prompt; the sampler says what the model's context leaves
+MAX_LENGTH = 1_000_000  # tokens of a prompt, where the model does not say what it bears
 
 Judge: TypeAlias = Callable[[Samples], Iterator[str]]
 """For each prompt of a draw "a" or "b", the better one, "tie" or "skip"; ends early where the person had enough."""
@@ -68,7 +68,13 @@ def label(
     """
     path = Path(out)
     _check_out(path)
-    source, chosen = source_of(data, task, "prompt", agent.tokenizer, MAX_LENGTH, seed)
+    config = agent.policy.model.config
+    context = getattr(config, "max_position_embeddings", None) or MAX_LENGTH
+
+    def room(task: Task | None) -> int:
+        return int(context - longest_completion(max_tokens, task, config))
+
+    source, chosen = source_of(data, task, "prompt", agent.tokenizer, room, seed)
     count = pairs or (len(source.examples) if isinstance(source, FromData) else OF_A_TASK)
     size = 1 if by == "person" else TOGETHER
     judge = by_person(ask, count) if by == "person" else by_reward(_rewards(by, chosen))

@@ -12,7 +12,7 @@ from torch import nn
 from advantage.adam import FlatAdam
 from advantage.errors import UserError
 from advantage.language.adapters import with_adapters
-from advantage.language.generate import Generator
+from advantage.language.generate import Generator, longest_completion
 from advantage.language.memory import keep_blocks
 from advantage.language.models import compute_dtype, device_of, load_model, load_tokenizer, read_config, resolve_name
 from advantage.language.policy import Critic, LanguagePolicy
@@ -88,11 +88,14 @@ def examples_of(
     """
     config = read_config(resolve_name(target), settings.trust_remote_code) if target != "tiny-random" else None
     tokenizer = load_tokenizer(target, trust_remote_code=settings.trust_remote_code)
-    context = getattr(config, "max_position_embeddings", None) or settings.max_length
-    if isinstance(settings, Sampling):
-        context -= settings.max_completion_length or 1  # a prompt that leaves no room for an answer
-    longest = min(settings.max_length, context)
-    return tokenizer, *source_of(settings.data, settings.task, kind, tokenizer, longest, seed)
+
+    def room(task: Task | None) -> int:
+        context = getattr(config, "max_position_embeddings", None) or settings.max_length
+        if isinstance(settings, Sampling):  # a prompt must leave room for its answer
+            context -= longest_completion(settings.max_completion_length, task, config)
+        return int(min(settings.max_length, context))
+
+    return tokenizer, *source_of(settings.data, settings.task, kind, tokenizer, room, seed)
 
 
 def trainable(model: Any, settings: Language, run: LiveRun, head: str | None = None) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from advantage.errors import UserError
@@ -93,7 +93,7 @@ class FromData:
 
 
 def source_of(
-    data: str, task: str, kind: str, tokenizer: Any, max_length: int, seed: int
+    data: str, task: str, kind: str, tokenizer: Any, room: Callable[[Task | None], int], seed: int
 ) -> tuple[Source, Task | None]:
     """The examples that `data` or `task` name.
 
@@ -102,7 +102,7 @@ def source_of(
         task: a name of `TASKS`, or empty. Beside data it says what their answers are worth.
         kind: of the examples: "prompt", "sft", "preference", ….
         tokenizer: that they are rendered with.
-        max_length: tokens of the longest example that is taken.
+        room: tokens of the longest example that is taken, given the task.
         seed: of their order.
 
     Raises:
@@ -111,7 +111,7 @@ def source_of(
     chosen = task_of(task) if task and task not in PREFERENCES else None
     if data or task in PREFERENCES:
         given = data or preferences(task)
-        examples = load_data(given, kind=kind, tokenizer=tokenizer, max_length=max_length)
+        examples = load_data(given, kind=kind, tokenizer=tokenizer, max_length=room(chosen))
         return FromData(examples, seed), chosen
     if chosen is None or kind not in ("prompt", "sft"):
         wanted = "pairs" if kind == "preference" else "examples"

@@ -221,9 +221,15 @@ def _opening(messages: Sequence[Any]) -> dict[str, bool]:
 
 def _options(example: Example) -> dict[str, Any]:
     """What an example hands to its chat template."""
-    options = dict(example.get("chat_template_kwargs") or {})
+    given = example.get("chat_template_kwargs") or {}
+    if not isinstance(given, Mapping):
+        raise UserError(f"chat_template_kwargs is {str(given)[:60]!r}; it must be an object")
+    options = dict(given)
     if tools := example.get("tools"):
-        options["tools"] = json.loads(tools) if isinstance(tools, str) else tools
+        try:
+            options["tools"] = json.loads(tools) if isinstance(tools, str) else tools
+        except ValueError:
+            raise UserError(f"tools is {tools[:60]!r}; it must be a list of tools, or JSON of one") from None
     return options
 
 

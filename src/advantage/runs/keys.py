@@ -45,7 +45,7 @@ KEYS: dict[str, tuple[str, str]] = {
     "train/stopped_early": ("0 or 1", "1 where the KL limit ended the epochs of this update"),
     "reward": ("reward", "mean reward of the completions that have one"),
     "gold": ("reward", "mean of the reward that is watched and never trained on"),
-    "reward_std": ("reward", "standard deviation of the rewards in a group, mean over groups"),
+    "reward_std": ("reward", "standard deviation (over n − 1) of the rewards in a group, mean over groups"),
     "frac_reward_zero_std": ("share", "groups whose completions all have the same reward, which teach nothing"),
     "rewards/failures": ("count", "calls of a reward function that raised or timed out"),
     "completions/mean_length": ("tokens", "mean length of the completions"),

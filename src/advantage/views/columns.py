@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from advantage.algorithms import ALGORITHMS
-from advantage.runs.kinds import Kind, Measure, kind_of
+from advantage.runs.kinds import KINDS, Kind, Measure, kind_of
 from advantage.runs.reader import RunReader
 from advantage.views.curves import Array, Curve
 
@@ -85,4 +85,6 @@ def kind_of_run(reader: RunReader, table: Mapping[str, Array]) -> Kind:
     else:
         entry = ALGORITHMS.get(reader.config["algorithm"])
         clock = "updates" if entry is not None and entry.world == "language" else "env_steps"
+        if clock == "updates":
+            return KINDS["sampled" if "num_generations" in reader.config["settings"] else "given"]
     return kind_of(clock, table)
