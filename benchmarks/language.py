@@ -47,6 +47,7 @@ class Case:
 
 CASES = {
     "sampling": Case("sampling, 4 prompts × 8, 48 + 48 tokens", "sampling", 4, 48, 48, 8),
+    "sampling-apart": Case("sampling, 32 prompts, 48 + 48 tokens", "sampling", 32, 48, 48),
     "grpo": Case("GRPO, 4 × 8, 48 + 48 tokens", "grpo", 4, 48, 48, 8),
     "grpo-long": Case("GRPO, 4 × 8, 256 + 48 tokens", "grpo", 4, 256, 48, 8),
     "dpo": Case("DPO, 8 pairs of 128 + 128 tokens", "dpo", 8, 128, 128),

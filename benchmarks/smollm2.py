@@ -62,7 +62,7 @@ def trained(algorithm: str, path: Path, **chosen: Any) -> Path:
     """A finished run, begun or continued."""
     if not path.exists():
         advantage.train(algorithm, MODEL, run_dir=path, **chosen)
-    elif advantage.load(path).status["state"] != "finished":
+    elif advantage.load(path).reader.status()["state"] != "finished":
         advantage.resume(path)
     return path
 

@@ -251,3 +251,8 @@ def test_what_cannot_be_is_refused_and_leaves_nothing(given: dict[str, Any], sai
         advantage.train("dpo", "tiny", run_dir=tmp_path / "run", **settings)
     assert said in str(caught.value) and "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_smoothing_that_the_loss_does_not_have_is_refused():
+    with pytest.raises(UserError, match="label_smoothing is 0.1, and loss=ipo has none"):
+        dpo.Settings(loss="ipo", label_smoothing=0.1)

@@ -22,14 +22,14 @@ from advantage.language.models import load_model, load_tokenizer
 from advantage.language.policy import Critic, LanguagePolicy
 from advantage.language.rewards import Scored
 from advantage.language.rows import batch_of
-from advantage.language.scalar import load_scalar, save_scalar, scalar_from_causal, token_scores
+from advantage.language.scalar import load_scalar, save_scalar, scalar_from_causal
 from advantage.language.setup import critic_of, frozen, trainable
 from advantage.language.tasks import task
 from advantage.language.types import Completion, Prompt
 from advantage.planning import recorded_settings
 from advantage.runs import tensors
 from advantage.update import estimate
-from tests.language.small import small_llama
+from tests.language.small import small_llama, token_scores
 
 SMALL: dict[str, Any] = {"task": "add", "threads": 1, "batch_size": 8, "minibatch_size": 4, "steps": 2, "quiet": True}
 NOW: Any = SimpleNamespace(seed=lambda name: 3)
@@ -233,7 +233,7 @@ def test_a_verifier_and_a_reward_model_differ_by_the_call_alone(
     assert weights(same) == weights(runs["rlvr"])
 
 
-def judged_by(add: Any, prompts: Any, completions: Any) -> list[float]:
+def judged_by(add: Any, prompts: Any, completions: Any, cut: Any) -> list[float]:
     answers = [str(sum(int(part) for part in prompt[0]["content"].rstrip("=").split("+"))) for prompt in prompts]
     return [float(value) for value in add.reward(prompts, completions, answer=answers)]
 
@@ -263,3 +263,8 @@ def test_its_objective_is_ppo_s_with_a_clipped_critic() -> None:
     theirs = ppo.Settings(vf_coef=0.2, value_clip=0.2, ent_coef=0.0)
     ours = replace(rlhf.Settings(), vf_coef=0.2, value_clip=0.2)
     torch.testing.assert_close(rlhf.objective(new, batch, ours), ppo.objective(new, batch, theirs))
+
+
+def test_a_price_of_nothing_cannot_be_adapted():
+    with pytest.raises(UserError, match="beta is 0, which kl_target multiplies"):
+        rlhf.Settings(beta=0.0, kl_target=1.0)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
+
+from advantage.language.scalar import score_body, score_head
 
 
 def small_llama(vocab: int = 61, dtype: torch.dtype = torch.float64, seed: int = 0, **changes: Any) -> Any:
@@ -41,3 +44,10 @@ def with_precise_norms(model: Any) -> Any:
                 norm.weight = child.weight
                 setattr(module, name, norm)
     return model
+
+
+def token_scores(model: Any, tokens: Tensor, lengths: Tensor) -> Tensor:
+    """The score of a reward model after every token, (rows, length); 0 past a text's end."""
+    real = torch.arange(tokens.shape[1]) < lengths.unsqueeze(1)
+    states = score_body(model)(input_ids=tokens, attention_mask=real.long(), use_cache=False).last_hidden_state
+    return torch.where(real, score_head(model)(states).squeeze(-1), 0.0)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from advantage.errors import RunFailed, UserError
 from advantage.language.data import Cursor, Examples, Order, load_data
 from advantage.language.formats import KINDS, check, infer_kind, parts_of_pair
+from advantage.language.models import load_tokenizer
 from tests.language.hand_tokenizers import NO_END, STRIPS_THINKING, byte_tokenizer, chat
 
 GOOD: dict[str, dict[str, Any]] = {
@@ -47,6 +48,21 @@ def test_every_kind_is_read_and_known_by_its_columns(tmp_path: Path, kind: str) 
     assert data[:1] == [GOOD[kind]]
     with pytest.raises(IndexError):
         data[2]
+
+
+@pytest.mark.parametrize(
+    "example",
+    [
+        {"prompt_ids": [5, 300]},
+        {"prompt_ids": [5], "completion_ids": [300]},
+        {"prompt_ids": [5], "chosen_ids": [6], "rejected_ids": [7, 300]},
+    ],
+)
+def test_a_token_that_the_tokenizer_does_not_know_is_refused_by_its_line(tmp_path: Path, example: Any) -> None:
+    tokenizer = load_tokenizer("tiny")
+    assert len(tokenizer) <= 300
+    found = refused(written(tmp_path / "d.jsonl", example), tokenizer=tokenizer)
+    assert found.startswith(f"{tmp_path}/d.jsonl:1: token id 300 is none of the tokenizer of ")
 
 
 def test_blank_lines_and_a_byte_order_mark_are_passed_over(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from advantage.language.evaluation import mcnemar, pass_at_k, wilson
 from advantage.language.generate import (
     Generator,
     accuracy,
+    completion_text,
     describe,
     joined,
     longest_completion,
@@ -163,3 +164,11 @@ def test_a_prompt_that_leaves_no_room_is_left_out_before_the_run(tmp_path: Path)
     run = advantage.train("grpo", "tiny", run_dir=tmp_path / "run", quiet=True, **given)
     said = [event["text"] for event in run.reader.events()]
     assert any("1 of 3 examples are longer than 256 tokens" in line for line in said), said
+
+
+def test_a_special_token_in_the_midst_of_a_completion_is_shown_to_the_reward():
+    tokenizer = load_tokenizer("tiny")
+    word, end = tokenizer("7", add_special_tokens=False)["input_ids"], tokenizer.eos_token_id
+    assert completion_text(tokenizer, [*word, end]) == "7"
+    assert completion_text(tokenizer, [*word, end, *word, end]) == f"7{tokenizer.eos_token}7"
+    assert completion_text(tokenizer, [end]) == ""

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from advantage.errors import UserError
 from advantage.language import fetching, models
-from advantage.language.models import compute_dtype, fetch, load_model, load_tokenizer, save_model
+from advantage.language.models import check_fit, compute_dtype, fetch, load_model, load_tokenizer, save_model
 from tests.language.small import small_llama
 
 
@@ -384,3 +384,9 @@ def copy(source: Path, target: Path) -> None:
     target.mkdir()
     for file in source.iterdir():
         (target / file.name).write_bytes(file.read_bytes())
+
+
+def test_a_tokenizer_that_writes_tokens_which_the_model_lacks_is_refused():
+    with pytest.raises(UserError, match=r"the tokenizer has \d+ tokens and the model embeds 100; take the tokenizer"):
+        check_fit(small_llama(vocab=100), load_tokenizer("tiny"))
+    check_fit(load_model("tiny"), load_tokenizer("tiny"))

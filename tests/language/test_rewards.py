@@ -68,7 +68,9 @@ def test_the_sum_is_weighted_and_each_part_is_kept():
 
 
 @given(
-    st.lists(st.tuples(st.floats(-3, 3), st.lists(st.none() | st.floats(-9, 9), min_size=4, max_size=4)), min_size=1)
+    st.lists(
+        st.tuples(st.floats(-3, 3), st.lists(st.none() | st.floats(-9, 9), min_size=4, max_size=4)), min_size=1
+    ).filter(lambda parts: any(weight for weight, _ in parts))
 )
 def test_none_leaves_its_term_out_and_alone_excludes(parts):
     def function(number, values):
@@ -136,7 +138,7 @@ def test_token_rewards_sum_to_the_total_with_the_others_on_the_last_token():
     assert failed.token_rewards == [[1.5], [0.5, 0.5], [0.0] * 3, [0.5, 0.5, 0.5, 1.5]]
 
 
-def test_a_function_is_given_trls_arguments():
+def test_a_function_is_given_trls_arguments_and_how_completions_ended():
     seen = {}
 
     def spy(**given):
@@ -150,6 +152,7 @@ def test_a_function_is_given_trls_arguments():
         "prompts": ["2+2=", "2+2=", chat, chat],
         "completions": ["a", "b", [{"role": "assistant", "content": "c"}], [{"role": "assistant", "content": "d"}]],
         "completion_ids": [[5], [5, 5], [5] * 3, [5] * 4],
+        "finish_reason": ["stop"] * 4,
         "answer": ["4", "4", "5", "5"],
         "other": [None, None, 1, 1],
     }
@@ -303,10 +306,36 @@ def test_a_missing_column_is_named_before_the_run_and_in_it():
 
 def test_a_trained_reward_model_is_scored_by_what_loads_it():
     def load(path):
-        return lambda prompts, completions: [len(path) + len(text) for text in completions]
+        return lambda prompts, completions, cut: [
+            len(path) + len(text) - 100 * c for text, c in zip(completions, cut, strict=True)
+        ]
 
-    scored = score(["reward_model:some/path*2"], load_scorer=load)
-    assert scored.total.tolist() == [2.0 * (9 + n) for n in (1, 2, 3, 4)]
+    scored = score(["reward_model:some/path*2"], load_scorer=load, reasons=["stop", "length", "stop", "stop"])
+    assert scored.total.tolist() == [2.0 * (9 + n - 100 * (n == 2)) for n in (1, 2, 3, 4)]
+
+
+def test_a_function_may_ask_how_completions_ended():
+    def ended(completions, finish_reason, **columns):
+        return [float(reason == "stop") for reason in finish_reason]
+
+    assert score([ended], reasons=["stop", "length", "stop", "length"]).total.tolist() == [1.0, 0.0, 1.0, 0.0]
+
+
+def test_a_function_that_ends_the_program_has_failed_and_ends_nothing():
+    def leaves(completions, **columns):
+        if "ccc" in completions:
+            raise SystemExit(3)
+        return [1.0] * len(completions)
+
+    scored = score([leaves])
+    assert scored.valid.tolist() == [True, True, False, True]
+    assert scored.failures == {"leaves": 1}
+
+
+def test_rewards_that_all_weigh_nothing_are_refused():
+    with pytest.raises(UserError, match=r"every reward has weight 0 \(json_valid\)"):
+        resolve_rewards(["json_valid*0"])
+    assert resolve_rewards(["json_valid*0", "format:x"]).parts[0].weight == 0
 
 
 def test_texts_and_completions_must_match():
@@ -318,7 +347,7 @@ def test_texts_and_completions_must_match():
 
 def test_a_lone_reward_model_has_the_same_name_wherever_it_lies():
     def names(*specs):
-        scorer = lambda prompts, completions: [0.0] * len(completions)  # noqa: E731
+        scorer = lambda prompts, completions, cut: [0.0] * len(completions)  # noqa: E731
         return [part.name for part in resolve_rewards(specs, load_scorer=lambda path: scorer).parts]
 
     assert names("exact", "reward_model:runs/a*0.5") == ["exact", "reward_model"]

@@ -11,9 +11,9 @@ from advantage.language.scalar import (
     save_scalar,
     scalar_from_causal,
     score_head,
-    token_scores,
 )
-from tests.language.small import small_llama
+from advantage.language.scoring import scorer
+from tests.language.small import small_llama, token_scores
 
 LENGTHS = torch.tensor([3, 7, 1, 5])
 
@@ -149,3 +149,16 @@ def test_a_language_model_without_such_a_head_is_refused():
     model = MambaForCausalLM(MambaConfig(vocab_size=20, hidden_size=8, num_hidden_layers=1, state_size=4))
     with pytest.raises(UserError, match="has no model of kind mamba that scores a text"):
         scalar_from_causal(model)
+
+
+def test_a_cut_completion_is_scored_after_its_last_token_and_one_that_ended_after_its_end(tmp_path):
+    tokenizer = load_tokenizer("tiny")
+    model = scalar_from_causal(load_model("tiny"), std=0.5)
+    save_scalar(model, tokenizer, tmp_path)
+    prompt, answer = tokenizer("2+2=")["input_ids"], tokenizer("4", add_special_tokens=False)["input_ids"]
+    rows = [[*prompt, *answer, tokenizer.eos_token_id], [*prompt, *answer]]
+    with torch.no_grad():
+        expected = [last_scores(model, torch.tensor([row]), torch.tensor([len(row)])).item() for row in rows]
+    found = scorer(str(tmp_path))(["2+2="] * 2, ["4"] * 2, [False, True])
+    assert found == pytest.approx(expected, abs=1e-5)
+    assert abs(expected[0] - expected[1]) > 1e-3

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from advantage.core import dpo_loss, implicit_reward, ipo_loss, kl_k3
+from advantage.errors import UserError
 from advantage.language.evaluation import hold_out
 from advantage.language.evidence import identical, of_examples
 from advantage.language.pairs import Reference, batch_of_pairs, digest_of, of_pairs
@@ -33,6 +34,11 @@ class Settings(Language):
     beta: float = setting(0.1, "price β of leaving the reference; larger stays nearer", above=0)
     loss: str = setting("sigmoid", "of a pair: logistic, or IPO's square", choices=("sigmoid", "ipo"))
     label_smoothing: float = setting(0.0, "share of labels that are taken to be wrong (sigmoid)", low=0, high=0.5)
+
+    def __post_init__(self) -> None:
+        """Refuses a smoothing that the loss does not have."""
+        if self.loss == "ipo" and self.label_smoothing > 0:
+            raise UserError(f"label_smoothing is {self.label_smoothing:g}, and loss=ipo has none; take loss=sigmoid")
 
 
 def objective(new: Evaluation, batch: Batch, now: Settings) -> Tensor:

@@ -18,7 +18,7 @@ from advantage.adam import FlatAdam
 from advantage.core import bradley_terry_loss, token_mean
 from advantage.language.evidence import identical, template_print
 from advantage.language.formats import Example, parts_of_pair
-from advantage.language.generate import plain, text_of
+from advantage.language.generate import completion_text, plain
 from advantage.language.models import compute_dtype
 from advantage.language.pairs import of_pairs
 from advantage.language.rows import ragged
@@ -113,7 +113,7 @@ def scored_texts(step: Step, examples: Sequence[Example], now: Settings, tokeniz
 def texts_of(example: Example, kind: str, tokenizer: Any) -> tuple[str, list[str]]:
     """An example's prompt, and its texts that are scored, as people read them."""
     given = [name for name in ("prompt", "chosen", "rejected", "completion") if example.get(f"{name}_ids") is not None]
-    shown = {**example, **{name: text_of(tokenizer, example[f"{name}_ids"]) for name in given}}
+    shown = {**example, **{name: completion_text(tokenizer, example[f"{name}_ids"]) for name in given}}
     if kind == "preference":
         prompt, *texts = parts_of_pair(shown)
     else:

@@ -21,7 +21,7 @@ from advantage.core import (
     terminal_reward,
     token_mean,
 )
-from advantage.errors import RunFailed
+from advantage.errors import RunFailed, UserError
 from advantage.language.evaluation import hold_out
 from advantage.language.generate import Samples, describe, kl_to_reference, prompts_of, watched
 from advantage.language.rows import batch_of, ragged
@@ -60,6 +60,11 @@ class Settings(Sampling):
     pairs: str = setting("", "pairs to train the reward model from, in RUN/reward_model; also by --pairs")
     reward_model: dict[str, Any] = setting({}, "settings of that training, as reward_model.steps=100")
     target_kl: float | None = setting(None, "stop an update once the KL passes 1.5 times this; none never", above=0)
+
+    def __post_init__(self) -> None:
+        """Refuses a price that cannot be adapted."""
+        if self.kl_target is not None and self.beta == 0:
+            raise UserError("beta is 0, which kl_target multiplies and so never moves; begin with a beta above 0")
 
 
 def objective(new: Evaluation, batch: Batch, now: Settings) -> Tensor:

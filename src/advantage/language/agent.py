@@ -16,7 +16,15 @@ from advantage.errors import UserError
 from advantage.language.evaluation import pass_at_k, wilson
 from advantage.language.generate import LONGEST, Generator, accuracy, stop_ids
 from advantage.language.memory import keep_blocks
-from advantage.language.models import PACKAGED, compute_dtype, device_of, load_model, load_tokenizer, resolve_name
+from advantage.language.models import (
+    PACKAGED,
+    check_fit,
+    compute_dtype,
+    device_of,
+    load_model,
+    load_tokenizer,
+    resolve_name,
+)
 from advantage.language.policy import LanguagePolicy
 from advantage.language.quiet import quiet
 from advantage.language.sampler import stream
@@ -87,6 +95,7 @@ class LanguageAgent:
 
     def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase, settings: Language | None = None) -> None:
         keep_blocks()
+        check_fit(model, tokenizer)
         self.settings = settings or Sampling()
         temperature = self.settings.temperature if isinstance(self.settings, Sampling) else 1.0
         device = device_of("cpu" if self.settings.device == "cpu" else "auto")  # a run of a GPU is read without one too

@@ -32,7 +32,7 @@ _LINES = (".jsonl", ".json", ".ndjson")
 _PARQUET = (".parquet", ".pq")
 
 
-class Source(Protocol):
+class RawData(Protocol):
     """Where examples come from: `scan` goes through all of them, `read` fetches one by its handle."""
 
     def scan(self) -> Iterator[tuple[int, str, dict[str, Any]]]:
@@ -59,7 +59,7 @@ class Examples(Sequence[dict[str, Any]]):
     kind: str
     digest: str
     notes: tuple[str, ...]
-    source: Source = field(repr=False)
+    source: RawData = field(repr=False)
     handles: NDArray[np.int64] = field(repr=False)
 
     def __len__(self) -> int:
@@ -120,11 +120,15 @@ def load_data(
 def _length(tokenizer: Tokenizer, example: Example, kind: str, tally: Counter[str]) -> int:
     """Tokens of an example, of a pair the longer one's; counts answers that end in no end token."""
     if kind == "prompt":
-        return len(template.make_prompt(tokenizer, example, 0).ids)
+        ids = template.make_prompt(tokenizer, example, 0).ids
+        template.check_known(tokenizer, ids)
+        return len(ids)
     if kind == "process":
         return len(template.render_steps(tokenizer, example)[0].ids)
     pair = kind == "preference"
     rows = template.render_pair(tokenizer, example) if pair else (template.render_example(tokenizer, example),)
+    for row in rows:
+        template.check_known(tokenizer, row.ids)
     tally["endless"] += any(row.ids[-1] not in template.end_tokens(tokenizer) for row in rows)
     return max(len(row.ids) for row in rows)
 
@@ -220,7 +224,7 @@ class Cursor:
 # --- sources ---
 
 
-def _open(spec: Data) -> tuple[str, Source]:
+def _open(spec: Data) -> tuple[str, RawData]:
     if not isinstance(spec, str | Path):
         return "data", _List(spec)
     path = Path(spec).expanduser()

@@ -147,7 +147,7 @@ class Generator:
             step=step,
             indices=[prompt.index for prompt in prompts],
         )
-        texts = tuple(text_of(self.tokenizer, completion.ids) for completion in found)
+        texts = tuple(completion_text(self.tokenizer, completion.ids) for completion in found)
         return Samples(tuple(prompts), tuple(found), texts, template=template_print(self.tokenizer))
 
 
@@ -297,10 +297,11 @@ def stop_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> set[int]:
     return {int(token) for token in found if token is not None}
 
 
-def text_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    """A completion as the reward reads it: without the special token that ended it."""
+def completion_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """A completion as the reward reads it: without the special tokens that ended it. One in its midst is shown."""
     ends = end_tokens(tokenizer)
-    return decode(tokenizer, [token for token in ids if token not in ends])
+    length = next((i for i in range(len(ids), 0, -1) if ids[i - 1] not in ends), 0)
+    return decode(tokenizer, ids[:length])
 
 
 def repetition(ids: Sequence[int]) -> float:

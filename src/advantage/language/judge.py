@@ -65,6 +65,9 @@ def judge(function: Reward, arguments: Mapping[str, list[Any]], rows: int) -> An
     except Exception as error:
         if rows == 1:
             return [error]
+    except SystemExit as error:  # the function's failure, not the end of the training
+        if rows == 1:
+            return [RuntimeError(f"called exit({error.code!r})")]
     return [_only(judge(function, _row(arguments, row), 1)) for row in range(rows)]
 
 

@@ -94,6 +94,21 @@ def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedT
     return tokenizer
 
 
+def check_fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a tokenizer that writes tokens which its model has no embedding of.
+
+    Raises:
+        UserError: it does.
+    """
+    table: Any = model.get_input_embeddings()
+    known = table.weight.shape[0]
+    if len(tokenizer) > known:
+        raise UserError(
+            f"the tokenizer has {len(tokenizer)} tokens and the model embeds {known}; "
+            "take the tokenizer that the model was trained with, or resize its embeddings"
+        )
+
+
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
     """Write an ordinary transformers folder: config, safetensors, tokenizer and template, for anyone's from_pretrained.
 

@@ -2,8 +2,9 @@
 
 A reward function has TRL's signature. It is called by keyword with a batch and gives one entry a completion:
 
-    f(prompts, completions, completion_ids=…, **columns) -> list[float | None]
+    f(prompts, completions, completion_ids=…, finish_reason=…, **columns) -> list[float | None]
 
+`finish_reason` says of each completion whether it ended ("stop") or was cut ("length"); a function takes what it names.
 `columns` are the examples' other columns (`answer`, …), a list each. An entry is a number; None where the function does
 not apply; a list of token rewards as long as the completion's `completion_ids`; or an exception, which says that this
 one could not be judged. The function may be async. It judges each completion by itself: after an exception the batch is
@@ -51,7 +52,7 @@ SAMPLING = "sampling"
 """The name under which completions that could not be sampled are counted among the failures."""
 
 _WEIGHT = re.compile(r"(?P<name>.+)\*(?P<weight>[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?)", re.DOTALL)
-_OURS = ("prompts", "completions", "completion_ids")
+_OURS = ("prompts", "completions", "completion_ids", "finish_reason")
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,8 @@ def resolve_rewards(
     for name in names:
         if names.count(name) > 1:
             raise UserError(f"two rewards are called {name!r}; name each once, with its weight")
+    if not any(part.weight for part in parts):
+        raise UserError(f"every reward has weight 0 ({', '.join(names)}); give one another weight, or watch it by gold")
     for part in parts:
         _check_signature(part)
     return Rewards(parts, timeout, max_failures)
@@ -361,6 +364,7 @@ def _calls(prompts: Sequence[Prompt], completions: Sequence[Completion], texts: 
         "prompts": [prompt.shown for prompt in prompts],
         "completions": [_shown(prompt, text) for prompt, text in zip(prompts, texts, strict=True)],
         "completion_ids": [list(completion.ids) for completion in completions],
+        "finish_reason": [completion.finish_reason for completion in completions],
     }
 
 

@@ -114,14 +114,6 @@ def last_scores(
     return score_head(model)(at_end).squeeze(-1)  # type: ignore[no-any-return]
 
 
-def token_scores(
-    model: PreTrainedModel, tokens: Int[Tensor, "rows length"], lengths: Int[Tensor, " rows"]
-) -> Float[Tensor, "rows length"]:
-    """As `last_scores`, the score after every token; 0 past a text's end."""
-    scores = score_head(model)(_hidden(model, tokens, lengths)).squeeze(-1)
-    return torch.where(_real(tokens, lengths), scores, 0.0)
-
-
 def score_head(model: PreTrainedModel) -> nn.Module:
     """The linear map from a hidden state to the score."""
     inner = inner_model(model)
@@ -151,9 +143,5 @@ def _fresh_head(shape: nn.Linear, like: Tensor, std: float, seed: int) -> nn.Lin
 
 
 def _hidden(model: PreTrainedModel, tokens: Tensor, lengths: Tensor) -> Any:
-    mask = _real(tokens, lengths).long()
+    mask = (torch.arange(tokens.shape[1], device=tokens.device) < lengths.unsqueeze(1)).long()
     return score_body(model)(input_ids=tokens, attention_mask=mask, use_cache=False).last_hidden_state
-
-
-def _real(tokens: Tensor, lengths: Tensor) -> Tensor:
-    return torch.arange(tokens.shape[1], device=tokens.device) < lengths.unsqueeze(1)

@@ -16,7 +16,7 @@ from advantage.language.packing import Packing, common, read
 from advantage.language.policy import Trained, computing
 from advantage.language.rows import columns, ragged
 from advantage.language.scalar import last_scores, load_scalar, save_scalar, score_body, score_head
-from advantage.language.template import render_example
+from advantage.language.template import end_tokens, render_example
 from advantage.language.types import Shown
 from advantage.trajectory import Batch, Evaluation
 
@@ -78,17 +78,20 @@ def policy_folder(path: str) -> str:
     return os.path.join(path, "policy") if os.path.exists(os.path.join(path, "config.toml")) else path
 
 
-def scorer(path: str, device: str = "auto") -> Callable[[Sequence[Shown], Sequence[Shown]], list[float]]:
-    """The reward model of a folder or a run, as a function of prompts and completions."""
+def scorer(path: str, device: str = "auto") -> Callable[..., list[float]]:
+    """The reward model of a folder or a run, as a function of prompts, completions and whether each was cut.
+
+    A text ends in the token that ends it, after which it is scored as in training; one that was cut has none.
+    """
     folder, place = policy_folder(path), device_of(device)
     model, tokenizer = load_scalar(folder).to(place), load_tokenizer(folder)  # type: ignore[arg-type]
     model.requires_grad_(False)
 
     @torch.inference_mode()
-    def score(prompts: Sequence[Shown], completions: Sequence[Shown]) -> list[float]:
+    def score(prompts: Sequence[Shown], completions: Sequence[Shown], cut: Sequence[bool] = ()) -> list[float]:
         rows = [
-            render_example(tokenizer, {"prompt": prompt, "completion": completion}).ids
-            for prompt, completion in zip(prompts, completions, strict=True)
+            _row(tokenizer, prompt, completion, short)
+            for prompt, completion, short in zip(prompts, completions, cut or [False] * len(prompts), strict=True)
         ]
         found: list[float] = []
         for start in range(0, len(rows), ROWS):
@@ -99,3 +102,8 @@ def scorer(path: str, device: str = "auto") -> Callable[[Sequence[Shown], Sequen
         return found
 
     return score
+
+
+def _row(tokenizer: PreTrainedTokenizerBase, prompt: Shown, completion: Shown, cut: bool) -> Sequence[int]:
+    ids = render_example(tokenizer, {"prompt": prompt, "completion": completion}).ids
+    return ids[:-1] if cut and ids[-1] in end_tokens(tokenizer) else ids

@@ -14,7 +14,15 @@ from advantage.errors import UserError
 from advantage.language.adapters import with_adapters
 from advantage.language.generate import Generator, longest_completion
 from advantage.language.memory import keep_blocks
-from advantage.language.models import compute_dtype, device_of, load_model, load_tokenizer, read_config, resolve_name
+from advantage.language.models import (
+    check_fit,
+    compute_dtype,
+    device_of,
+    load_model,
+    load_tokenizer,
+    read_config,
+    resolve_name,
+)
 from advantage.language.policy import Critic, LanguagePolicy
 from advantage.language.rewards import Rewards, resolve_rewards, scorer_of, split_specs
 from advantage.language.scalar import head_name, load_scalar, score_body, score_head
@@ -74,6 +82,7 @@ def loaded(
     for line in source.notes:
         run.note("note", "source", line)
     model: Any = load_model(target, dtype=settings.dtype, trust_remote_code=settings.trust_remote_code)
+    check_fit(model, tokenizer)
     model.config.use_cache = False
     return model.to(device_of(settings.device)), tokenizer, source, task
 
@@ -108,7 +117,8 @@ def trainable(model: Any, settings: Language, run: LiveRun, head: str | None = N
         head: name of a layer that is trained whole beside adapters.
     """
     if settings.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        newer = getattr(model, "activation_checkpointing_enable", None)  # its name from transformers 5.23 on
+        (newer or model.gradient_checkpointing_enable)({"use_reentrant": False})
         model.train()
         _without_dropout(model)
     return with_adapters(model, settings.lora_rank, run.seed("adapters"), head) if settings.lora_rank else model

@@ -282,6 +282,19 @@ def _encode_pieces(tokenizer: Tokenizer, pieces: Sequence[str], *, specials: boo
     return apart
 
 
+def check_known(tokenizer: Tokenizer, ids: Sequence[int]) -> None:
+    """Refuses given token ids that the tokenizer does not have.
+
+    Raises:
+        UserError: the largest of them is none.
+    """
+    if max(ids) >= len(tokenizer):
+        raise UserError(
+            f"token id {max(ids)} is none of {_name(tokenizer)}, which has {len(tokenizer)}; "
+            "give ids of this model's tokenizer, or text"
+        )
+
+
 def _row(ids: Sequence[int], spans: Sequence[tuple[int, int | None]]) -> Row:
     mask = [False] * len(ids)
     for start, stop in spans:

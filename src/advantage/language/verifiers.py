@@ -20,7 +20,7 @@ from advantage.language.types import Shown
 from advantage.language.worker import Worker
 
 Scores: TypeAlias = list[float | None]
-Scorer: TypeAlias = Callable[[Sequence[Shown], Sequence[Shown]], Sequence[float]]
+Scorer: TypeAlias = Callable[[Sequence[Shown], Sequence[Shown], Sequence[bool]], Sequence[float]]
 """A trained reward model: prompts and completions to a score each."""
 
 _NUMBER = re.compile(r"[+-]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?(?:[eE][+-]?\d+)?(?<=\d)")
@@ -190,14 +190,17 @@ def reward_model(score: Scorer) -> Callable[..., Scores]:
     """A trained reward model as a reward function.
 
     Args:
-        score: prompts and completions, as the data have them, to one number each.
+        score: prompts, completions, as the data have them, and whether each was cut, to one number each.
 
-    >>> reward_model(lambda prompts, completions: [float(len(text)) for text in completions])(["a"], ["bcd"])
+    >>> reward_model(lambda prompts, completions, cut: [float(len(text)) for text in completions])(["a"], ["bcd"])
     [3.0]
     """
 
-    def reward(prompts: Sequence[Shown], completions: Sequence[Shown], **columns: Any) -> Scores:
-        return [float(one) for one in score(prompts, completions)]
+    def reward(
+        prompts: Sequence[Shown], completions: Sequence[Shown], finish_reason: Sequence[str] = (), **columns: Any
+    ) -> Scores:
+        cut = [reason == "length" for reason in finish_reason] or [False] * len(prompts)
+        return [float(one) for one in score(prompts, completions, cut)]
 
     reward.__name__ = "reward_model"
     return reward

@@ -68,7 +68,7 @@ def render(reader: RunReader) -> str:
 def _tiles(facts: Facts, tiles: Sequence[Tile]) -> Html:
     """The world's own numbers, and those that every run has."""
     speed = facts.steps / facts.seconds if facts.seconds else None
-    grave = sum(symptom.level in ("warn", "stop") for symptom in facts.symptoms)
+    grave = sum(symptom.level in ("warn", "stop") and bool(symptom.meaning) for symptom in facts.symptoms)
     pace = "–" if speed is None else number(round(speed) if speed >= 10 else float(f"{speed:.2g}"))
     shown = [*tiles, ("time", lasting(facts.seconds), f"{pace} a second"), ("warnings", str(grave), "of the tripwires")]
     parts = [
