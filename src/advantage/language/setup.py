@@ -13,7 +13,7 @@ from advantage.adam import FlatAdam
 from advantage.errors import UserError
 from advantage.language.adapters import with_adapters
 from advantage.language.generate import Generator, longest_completion
-from advantage.language.memory import keep_blocks
+from advantage.language.memory import Heap
 from advantage.language.models import (
     check_fit,
     compute_dtype,
@@ -77,7 +77,7 @@ def loaded(
 ) -> tuple[Any, PreTrainedTokenizerBase, Source, Task | None]:
     """The model, its tokenizer and the examples, before any head is put on."""
     torch.set_num_threads(settings.threads)
-    keep_blocks()
+    run.between(Heap().tidy)
     tokenizer, source, task = examples_of(target, settings, kind, run.seed("data"))
     for line in source.notes:
         run.note("note", "source", line)

@@ -127,6 +127,7 @@ class LiveRun:
         self._kept: dict[str, Any] = {}
         self._evaluate: Callable[[], Mapping[str, float]] | None = None
         self._logged: _Logged | None = None
+        self._tidies: list[Callable[[], object]] = []
         self._drawn: set[str] = set()
         self._phases: dict[str, float] = {}
         self._update = self._tokens = self._total = 0
@@ -172,6 +173,10 @@ class LiveRun:
         """Have `evaluate` called every `eval_every` steps and at the end; the best `eval/mean_reward` makes best/."""
         self._evaluate = evaluate
 
+    def between(self, tidy: Callable[[], object]) -> None:
+        """Have a function called after every update, whose result nothing depends on."""
+        self._tidies.append(tidy)
+
     def updates(self, total: int) -> Iterator[Update]:
         """The updates up to `total` steps; a resumed run begins where its checkpoint stands.
 
@@ -194,6 +199,8 @@ class LiveRun:
             self._stage = "in update"
             yield Update(self._update, self.steps, total)
             self._complete()
+            for tidy in self._tidies:
+                tidy()
         self._interrupts.patient = False
         self._stage = "finished"
 
