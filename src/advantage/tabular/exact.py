@@ -187,7 +187,7 @@ def check_ends(mdp: MDP, policy: Floats) -> None:
 
 
 def _can_end(mdp: MDP, policy: Floats) -> Bools:
-    """States from which a terminal one is reached with positive probability, and so sooner or later surely if all are."""
+    """States from which a terminal one is reached with positive probability; surely, where all states are such."""
     states = mdp.num_states
     back = sparse.coo_array(sparse.coo_array(transitions_under(mdp, policy)).T)
     ends = np.flatnonzero(mdp.terminal)

@@ -29,7 +29,7 @@ class MDP:
             Finite; what stands at terminal states, or at transitions of probability 0, is ignored.
         gamma: discount γ in [0, 1].
         terminal: bool (S,), the states in which an episode ends.
-        start: (S,) probabilities of an episode's first state; uniform over the states that are not terminal unless given.
+        start: (S,) probabilities of an episode's first state; unless given, uniform over the states that do not end it.
 
     Attributes:
         num_states, num_actions: S and A.
@@ -137,9 +137,10 @@ class MDP:
     def _aligned(self, rewards: Any) -> Floats:
         """Rewards at the places of the transitions' data."""
         P = self.transitions
-        if sparse.issparse(rewards) and np.array_equal(rewards.indptr, P.indptr):
-            if np.array_equal(rewards.indices, P.indices):
-                return numbers("R", rewards.data, P.data.shape)
+        if sparse.issparse(rewards) and all(
+            np.array_equal(getattr(rewards, part), getattr(P, part)) for part in ("indptr", "indices")
+        ):
+            return numbers("R", rewards.data, P.data.shape)
         rows = np.repeat(np.arange(P.shape[0]), np.diff(P.indptr))
         found = np.asarray(rewards[rows, P.indices], np.float64).reshape(-1)
         return numbers("R", found, found.shape)
