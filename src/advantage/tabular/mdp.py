@@ -75,8 +75,10 @@ class MDP:
 
         Q(s, a) = R(s, a) + γ Σ_s' P(s'|s, a) V(s');   0 in terminal states
         """
-        ahead = self.transitions @ np.asarray(values, np.float64)
-        found: Floats = self.R + self.gamma * ahead.reshape(self.num_actions, self.num_states).T
+        ahead: Floats = self.transitions @ np.asarray(values, np.float64)
+        ahead *= self.gamma
+        found = ahead.reshape(self.num_actions, self.num_states).T  # in the order of R
+        found += self.R
         return found
 
     def replace(self, **changes: Any) -> MDP:
@@ -119,11 +121,11 @@ class MDP:
             aligned = self._of_transitions(given)
         else:
             means = numbers("R", _zero_rows(given, self.terminal), (count, actions))
-            return means, None
+            return np.asfortranarray(means), None
         weighted = self.transitions.copy() if self._is_sparse else self.transitions * aligned
         if self._is_sparse:
             weighted.data = weighted.data * aligned
-        return np.asarray(weighted.sum(axis=1)).reshape(actions, count).T.copy(), aligned
+        return np.asarray(weighted.sum(axis=1)).reshape(actions, count).T, aligned
 
     def _of_transitions(self, given: Any) -> Floats:
         """Rewards (A·S, S), 0 where the transition cannot occur, whatever stood there."""
@@ -189,6 +191,9 @@ def _stack_sparse(parts: Any, name: str = "P", shape: tuple[int, int] | None = N
         )
     stacked = sparse.csr_array(sparse.vstack(parts, format="csr", dtype=np.float64))
     stacked.sum_duplicates()
+    if max(stacked.nnz, *stacked.shape) < 2**31:  # half the bytes that a sweep has to read
+        narrow = stacked.indices.astype(np.int32, copy=False), stacked.indptr.astype(np.int32, copy=False)
+        stacked = sparse.csr_array((stacked.data, *narrow), shape=stacked.shape)
     return stacked, actions, states
 
 
