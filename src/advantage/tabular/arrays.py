@@ -19,13 +19,18 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+def plain(given: Any) -> Floats:
+    """As a float64 array of NumPy; what is one already is not copied."""
+    return np.asarray(given.detach().cpu().numpy() if isinstance(given, torch.Tensor) else given, np.float64)
+
+
 def numbers(name: str, given: Any, shape: tuple[int, ...]) -> Floats:
     """Finite float64 numbers of this shape.
 
     Raises:
         UserError: another shape, or an entry that is NaN or infinite.
     """
-    array = np.asarray(given.detach().cpu() if isinstance(given, torch.Tensor) else given, np.float64)
+    array = plain(given)
     if array.shape != shape:
         raise UserError(f"{name} has shape {array.shape}; it must be {shape}")
     if not np.isfinite(array).all():
@@ -45,8 +50,8 @@ def distributions(name: str, given: Any, shape: tuple[int, ...]) -> Floats:
         place = np.unravel_index(int(np.argmin(array)), shape)
         raise UserError(f"{name}{list(map(int, place))} is {array[place]}; a probability is at least 0")
     sums = array.sum(-1)
-    if (wrong := np.argwhere(np.abs(sums - 1.0) > SUM_TOLERANCE)).size:
-        place = tuple(map(int, wrong[0]))
+    if (wrong := np.abs(sums - 1.0) > SUM_TOLERANCE).any():
+        place = tuple(map(int, np.argwhere(wrong)[0]))
         raise UserError(f"{name}{list(place) or ''} sums to {sums[place]:.6g}; probabilities sum to 1")
     return array
 

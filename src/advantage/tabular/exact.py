@@ -68,6 +68,32 @@ def expected_return(mdp: MDP, policy: Any) -> float:
     return float(mdp.start @ policy_values(mdp, policy))
 
 
+def return_within(mdp: MDP, policy: Any, steps: int) -> float:
+    """Expected undiscounted return of the first `steps` steps of an episode: what a time limit leaves of it."""
+    table = policy_table(mdp, policy)
+    paid, onward = (table * mdp.R).sum(1), transitions_under(mdp, table)
+    values = np.zeros(mdp.num_states)
+    for _ in range(steps):
+        values = paid + onward @ values
+    return float(mdp.start @ values)
+
+
+def reachable(mdp: MDP) -> Bools:
+    """bool (S,): the states that an episode can come to, those of its start and its end included."""
+    states, actions = mdp.num_states, mdp.num_actions
+    every = np.tile(np.arange(states), actions)
+    any_action = sparse.csr_array((np.ones(every.size), (every, np.arange(every.size))), shape=(states, every.size))
+    return _spread(any_action @ sparse.csr_array(mdp.transitions), mdp.start > 0)
+
+
+def epsilon_greedy_policy(q: Any, epsilon: float) -> Floats:
+    """π(a|s) = (1 − ε) [a is best] / (how many are) + ε / A of action values (S, A); ties are exact ones."""
+    table = np.asarray(q, np.float64)
+    best = table == table.max(1, keepdims=True)
+    found: Floats = (1.0 - epsilon) * best / best.sum(1, keepdims=True) + epsilon / table.shape[1]
+    return found
+
+
 @in_kind
 def softmax_policy(logits: Any) -> Floats:
     """π(a|s) = exp θ(s, a) / Σ_b exp θ(s, b) of a table of logits (S, A)."""
@@ -188,16 +214,18 @@ def check_ends(mdp: MDP, policy: Floats) -> None:
 
 def _can_end(mdp: MDP, policy: Floats) -> Bools:
     """States from which a terminal one is reached with positive probability; surely, where all states are such."""
-    states = mdp.num_states
-    back = sparse.coo_array(sparse.coo_array(transitions_under(mdp, policy)).T)
-    ends = np.flatnonzero(mdp.terminal)
-    rows = np.concatenate([back.row, np.full(ends.size, states)])  # one more node, with a way to every end
-    columns = np.concatenate([back.col, ends])
-    graph = sparse.csr_array((np.ones(rows.size), (rows, columns)), shape=(states + 1, states + 1))
-    reached = csgraph.breadth_first_order(graph, states, return_predecessors=False)
-    found = np.zeros(states + 1, np.bool_)
-    found[reached] = True
-    return found[:states]
+    return _spread(sparse.csr_array(transitions_under(mdp, policy)).T, mdp.terminal)
+
+
+def _spread(onward: Any, begun: Bools) -> Bools:
+    """All that is reached from some nodes along the entries of (S, S)."""
+    ways, first = sparse.coo_array(onward), np.flatnonzero(begun)
+    rows = np.concatenate([ways.row, np.full(first.size, begun.size)])  # one more node, with a way to each of the first
+    columns = np.concatenate([ways.col, first])
+    graph = sparse.csr_array((np.ones(rows.size), (rows, columns)), shape=(begun.size + 1, begun.size + 1))
+    found = np.zeros(begun.size + 1, np.bool_)
+    found[csgraph.breadth_first_order(graph, begun.size, return_predecessors=False)] = True
+    return found[:-1]
 
 
 def _solve(matrix: Any, gamma: float, right: Floats) -> Floats:

@@ -11,7 +11,7 @@ import torch
 
 from advantage.errors import UserError
 from advantage.tabular import gymnasium_model
-from advantage.tabular.arrays import SUM_TOLERANCE, Bools, Floats, distributions, numbers
+from advantage.tabular.arrays import SUM_TOLERANCE, Bools, Floats, distributions, numbers, plain
 
 
 class MDP:
@@ -130,7 +130,7 @@ class MDP:
     def _of_transitions(self, given: Any) -> Floats:
         """Rewards (A·S, S), 0 where the transition cannot occur, whatever stood there."""
         count, actions = self.num_states, self.num_actions
-        array = np.asarray(given.detach().cpu() if isinstance(given, torch.Tensor) else given, np.float64)
+        array = plain(given)
         if array.shape != (actions, count, count):
             raise UserError(f"R has shape {array.shape}; it must be {(count, actions)} or {(actions, count, count)}")
         occurring = np.where(self.transitions > 0, array.reshape(actions * count, count), 0.0)
@@ -176,7 +176,7 @@ def _is_sparse(given: Any) -> bool:
 
 
 def _stack_dense(given: Any) -> tuple[Floats, int, int]:
-    array = np.array(given.detach().cpu() if isinstance(given, torch.Tensor) else given, np.float64)
+    array = plain(given).copy()
     if array.ndim != 3 or array.shape[1] != array.shape[2] or 0 in array.shape:
         raise UserError(f"P has shape {array.shape}; it must be (actions, states, states), or a list of sparse (S, S)")
     return array.reshape(-1, array.shape[2]), array.shape[0], array.shape[1]
@@ -198,7 +198,7 @@ def _stack_sparse(parts: Any, name: str = "P", shape: tuple[int, int] | None = N
 
 
 def _flags(given: Any, shape: tuple[int, ...]) -> Bools:
-    flags = np.asarray(given.cpu() if isinstance(given, torch.Tensor) else given)
+    flags = np.asarray(given.cpu().numpy() if isinstance(given, torch.Tensor) else given)
     if flags.shape != shape or flags.dtype != np.bool_:
         raise UserError(f"terminal has shape {flags.shape} and dtype {flags.dtype}; it must be bool {shape}")
     return flags.copy()
@@ -243,7 +243,7 @@ def _without_rows(stacked: Any, ends: Bools) -> Any:
 
 
 def _zero_rows(given: Any, terminal: Bools) -> Any:
-    array = np.array(given.detach().cpu() if isinstance(given, torch.Tensor) else given, np.float64)
+    array = plain(given).copy()
     if array.ndim == 2 and array.shape[0] == terminal.size:
         array[terminal] = 0.0
     return array

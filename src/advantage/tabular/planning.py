@@ -17,6 +17,7 @@ from advantage.errors import UserError
 from advantage.tabular.arrays import Floats
 from advantage.tabular.mdp import MDP
 from advantage.tabular.sweeps import (
+    KEPT,
     TOLERANCE,
     Sweep,
     Sweeps,
@@ -28,7 +29,6 @@ from advantage.tabular.sweeps import (
     value_iteration_sweeps,
 )
 
-KEPT = 10_000  # states up to which every sweep is kept
 MAX_SWEEPS = 1_000_000
 
 

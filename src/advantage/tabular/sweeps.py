@@ -29,6 +29,7 @@ from advantage.tabular.mdp import MDP
 from advantage.tabular.outcomes import outcomes_of, predecessors_of
 
 TOLERANCE = 1e-8
+KEPT = 10_000  # states up to which every sweep, or snapshot, is kept
 ORDERS = ("synchronous", "in_place")
 EVALUATIONS = ("iterative", "exact")
 
