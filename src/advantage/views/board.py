@@ -158,27 +158,21 @@ def write_png(solved: Solved, out: Path) -> None:
     from matplotlib.figure import Figure
 
     boards = solved.problem.boards if solved.problem.mdp.num_states <= DRAWN else ()
-    curves = 2 if solved.clock == "episode" else 1
+    columns = 2 if len(boards) > 1 else 1
+    widest = max((board.states.shape[1] for board in boards), default=0)
+    wide = max(3.2, 0.62 * widest * columns) if boards else 0.0
     with rc_context({"font.family": "sans-serif", "font.size": 9, "text.parse_math": False}):
-        wide = max((board.states.shape[1] for board in boards), default=0)
         figure = Figure(
-            figsize=(max(3.4, 0.62 * wide) * bool(boards) + 4.6, 2.9 * max(curves, 1) + 0.6), layout="constrained"
+            figsize=(wide + 4.6, 4.9 if solved.clock == "episode" or columns > 1 else 4.2), layout="constrained"
         )
+        right: Any = figure
         if boards:
-            left, right = figure.subfigures(1, 2, width_ratios=[max(3.4, 0.62 * wide), 4.6])
-            columns = 2 if len(boards) > 1 else 1
+            left, right = figure.subfigures(1, 2, width_ratios=[wide, 4.6])
             axes = left.subplots(-(-len(boards) // columns), columns, squeeze=False).ravel()
-            for axis, board in zip(axes, boards, strict=False):
-                draw_board(
-                    axis,
-                    solved.problem,
-                    board,
-                    solved.found.values,
-                    None if _evaluates(solved) else solved.found.policy,
-                )
-        else:
-            right = figure
-        _draw_curves(right, solved, curves)
+            policy = None if _evaluates(solved) else solved.found.policy
+            for axis, board in zip(axes, boards, strict=True):
+                draw_board(axis, solved.problem, board, solved.found.values, policy)
+        _draw_curves(right, solved)
         figure.suptitle(f"{solved.problem.name} by {solved.method}", x=0.01, ha="left", fontweight="bold", color=INK)
         try:
             durable.replace(
@@ -200,21 +194,16 @@ def draw_board(
     """Values as colours and numbers, the policy as arrows, a path as a line."""
     known = np.array([[values[s] for s in row] for row in board.states])
     plain = np.array([[s not in problem.labels for s in row] for row in board.states])
-    axis.imshow(np.where(plain, known, np.nan), cmap="YlGnBu", aspect="equal", alpha=0.75)
-    digits = _digits(known[plain])
-    for (row, col), s in np.ndenumerate(board.states if board.states.size <= WRITTEN else np.empty((0, 0), int)):
-        if int(s) in problem.labels:
-            axis.text(col, row, problem.labels[int(s)], ha="center", va="center", color=SOFT, fontsize=8)
-            continue
-        axis.text(col, row + 0.28, f"{values[s]:.{digits}f}", ha="center", va="center", color=INK, fontsize=6.5)
-        if policy is not None:
-            sign = arrows_of(problem, policy[s])
-            axis.text(col, row - 0.12, sign, ha="center", va="center", color=INK, fontsize=9, family="DejaVu Sans")
+    low, high = known[plain].min(), known[plain].max()
+    # The upper part of the palette is too dark to write on.
+    axis.imshow(np.where(plain, known, np.nan), cmap="YlGnBu", vmin=low, vmax=low + 2.0 * (high - low or 1.0))
     if path:
         places = {int(s): place for place, s in np.ndenumerate(board.states)}
         rows, cols = zip(*(places[s] for s in path), strict=True)
-        axis.plot(cols, rows, color=colour, linewidth=2.2, alpha=0.7, solid_capstyle="round")
-        axis.plot(cols[-1], rows[-1], "o", color=colour, markersize=8)
+        axis.plot(cols, rows, color=colour, linewidth=5.0, alpha=0.45, solid_capstyle="round", zorder=1.5)
+        axis.plot(cols[-1], rows[-1], "o", color=colour, markersize=9, alpha=0.7, zorder=1.6)
+    if board.states.size <= WRITTEN:
+        _write_cells(axis, problem, board, values, policy, _digits(known[plain]))
     axis.set_xticks(np.arange(board.states.shape[1] + 1) - 0.5, minor=True)
     axis.set_yticks(np.arange(board.states.shape[0] + 1) - 0.5, minor=True)
     axis.grid(which="minor", color="white", linewidth=1.2)
@@ -223,29 +212,42 @@ def draw_board(
     axis.set_title(board.title, fontsize=8.5, color=SOFT)
 
 
-def _draw_curves(figure: Any, solved: Solved, count: int) -> None:
-    axes = figure.subplots(count, 1, squeeze=False).ravel()
-    over = solved.curve[solved.clock]
+def _write_cells(axis: Axes, problem: Problem, board: Board, values: Any, policy: Any, digits: int) -> None:
+    for (row, col), state in np.ndenumerate(board.states):
+        s = int(state)
+        if s in problem.labels:
+            axis.text(col, row, problem.labels[s], ha="center", va="center", color=SOFT, fontsize=8)
+            continue
+        below = 0.28 if policy is not None else 0.0
+        axis.text(col, row + below, f"{values[s]:.{digits}f}", ha="center", va="center", color=INK, fontsize=6.5)
+        if policy is not None:
+            sign = arrows_of(problem, policy[s])
+            axis.text(col, row - 0.12, sign, ha="center", va="center", color=INK, fontsize=9, family="DejaVu Sans")
+
+
+def _draw_curves(figure: Any, solved: Solved) -> None:
+    over, curve = solved.curve[solved.clock], solved.curve
     if solved.clock == "sweep":
-        _draw_lines(
-            axes[0],
-            over,
-            {"largest change": solved.curve["delta"], "distance to the last values": solved.curve["error"]},
-        )
-        axes[0].set_yscale("log")
+        axes = [figure.subplots()]
+        _draw_lines(axes[0], over, {"largest change": curve["delta"], "distance to the last values": curve["error"]})
     else:
-        lines = {"exact J of the greedy policy": solved.curve.get("greedy_return", [])}
-        _draw_lines(axes[0], over, {name: line for name, line in lines.items() if line})
-        if lines["exact J of the greedy policy"] and solved.facts["optimal_return"] is not None:
-            axes[0].axhline(solved.facts["optimal_return"], color=COLOURS[2], linestyle="--", label="optimum")
+        axes = list(figure.subplots(2, 1))
+        optimum = solved.facts["optimal_return"]
+        if "greedy_return" in curve:
+            _draw_lines(axes[0], over, {"exact J of the greedy policy": curve["greedy_return"]})
+            if optimum is not None:
+                axes[0].axhline(optimum, color=COLOURS[2], linestyle="--", label="optimum")
         else:
-            _draw_lines(axes[0], over, {"mean return of an episode": solved.curve["mean_return"]})
+            _draw_lines(axes[0], over, {"mean return of an episode": curve["mean_return"]})
         axes[0].legend(frameon=False, labelcolor=INK)
-        names = {"largest error": "largest_error", "root mean square error": "rms_error"}
-        _draw_lines(axes[1], over, {name: solved.curve[it] for name, it in names.items()})
-        axes[1].set_yscale("log")
+        errors = {"largest error": curve["largest_error"], "root mean square error": curve["rms_error"]}
+        _draw_lines(axes[1], over, errors)
         axes[1].set_title(f"against {_reference(solved)}", loc="left", fontsize=8.5, color=SOFT)
-    axes[-1].legend(frameon=False, labelcolor=INK)
+    if over:
+        axes[-1].set_yscale("log")
+        axes[-1].yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes[-1].yaxis.set_minor_formatter(lambda value, _: "")
+        axes[-1].legend(frameon=False, labelcolor=INK)
     axes[-1].set_xlabel(f"{solved.clock}s", color=SOFT, loc="right")
 
 
@@ -256,7 +258,7 @@ def _draw_lines(axis: Axes, over: Sequence[float | None], lines: dict[str, list[
     axis.spines[["top", "right", "left"]].set_visible(False)
     axis.spines["bottom"].set_color(LINE)
     axis.grid(axis="y", color=LINE, linewidth=0.8)
-    axis.tick_params(colors=SOFT, length=0)
+    axis.tick_params(which="both", colors=SOFT, length=0)
 
 
 # --- as a clip ---
