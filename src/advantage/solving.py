@@ -165,7 +165,7 @@ def problem_of(target: str, env_args: Mapping[str, str], gamma: float | None) ->
 
 
 def _gridworld(given: Mapping[str, str], gamma: float) -> Problem:
-    known = {
+    known: dict[str, Callable[[str], Any]] = {
         "rows": int,
         "cols": int,
         "slip": float,
@@ -284,7 +284,11 @@ def _planned(
 
 def _predicted(problem: Problem, method: str, found: Learned, settings: Mapping[str, Any], policy: Floats) -> Solved:
     exact = tabular.policy_values(problem.mdp, policy)
-    facts = {"episodes": len(found.returns), "steps": found.steps, **_errors(problem.mdp, found.values, exact)}
+    facts: dict[str, float | None] = {
+        "episodes": len(found.returns),
+        "steps": found.steps,
+        **_errors(problem.mdp, found.values, exact),
+    }
     facts |= _returns(problem, policy, optimum(problem.mdp).policy)
     curve = _curve(found.snapshots)
     for name in ("largest_error", "rms_error"):
@@ -304,7 +308,11 @@ def _learnt(problem: Problem, method: str, found: Learned, settings: Mapping[str
     each = [errors(snapshot.q, _acting(snapshot, settings)) for snapshot in found.snapshots]
     curve |= {name: [row[name] for row in each] for name in ("largest_error", "rms_error")}
     curve["greedy_return"] = [_expected_return(mdp, snapshot.policy) for snapshot in found.snapshots]
-    facts = {"episodes": len(found.returns), "steps": found.steps, **errors(found.q, found.behaviour)}
+    facts: dict[str, float | None] = {
+        "episodes": len(found.returns),
+        "steps": found.steps,
+        **errors(found.q, found.behaviour),
+    }
     facts |= _returns(problem, found.policy, best.policy)
     return Solved(problem, method, found, settings, facts, curve, "episode")
 

@@ -275,10 +275,10 @@ def test_how_often_actions_are_chosen(epsilon: float) -> None:
 def test_how_often_outcomes_are_drawn() -> None:
     mdp = random_mdp(3, 0.9, states=20)
     flat, of = outcomes_of(mdp), primitives(False)
-    paths = (flat.offsets.tolist(), flat.cumulative.tolist())
+    paths = flat.offsets.tolist(), flat.cumulative.tolist()
     for s in range(19):
         for a in range(3):
-            drawn = [of.move(paths, s, a, u) for u in (np.arange(2000) + 0.5) / 2000]
+            drawn = [of.move(*paths, s, a, u) for u in (np.arange(2000) + 0.5) / 2000]
             counts = np.bincount(flat.successors[drawn], minlength=20) / 2000
             np.testing.assert_allclose(counts, mdp.P[a, s], atol=1e-3)
             R = mdp.transition_rewards.reshape(mdp.P.shape)

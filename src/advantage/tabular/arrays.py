@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec
 
 import numpy as np
 import torch
@@ -16,7 +16,8 @@ Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
 
 P = ParamSpec("P")
-T = TypeVar("T")
+
+SUM_TOLERANCE = 1e-6  # thirds in float32 sum to 1 within it
 
 
 def plain(given: Any) -> Floats:
@@ -51,12 +52,9 @@ def distributions(name: str, given: Any, shape: tuple[int, ...]) -> Floats:
         raise UserError(f"{name}{list(map(int, place))} is {array[place]}; a probability is at least 0")
     sums = array.sum(-1)
     if (wrong := np.abs(sums - 1.0) > SUM_TOLERANCE).any():
-        place = tuple(map(int, np.argwhere(wrong)[0]))
-        raise UserError(f"{name}{list(place) or ''} sums to {sums[place]:.6g}; probabilities sum to 1")
+        first = tuple(np.argwhere(wrong)[0].tolist())
+        raise UserError(f"{name}{list(first) or ''} sums to {sums[first]:.6g}; probabilities sum to 1")
     return array
-
-
-SUM_TOLERANCE = 1e-6  # thirds in float32 sum to 1 within it
 
 
 def in_kind(function: Callable[P, Floats]) -> Callable[P, Any]:
@@ -69,4 +67,4 @@ def in_kind(function: Callable[P, Floats]) -> Callable[P, Any]:
 
     wrapped.__doc__, wrapped.__name__, wrapped.__module__ = function.__doc__, function.__name__, function.__module__
     wrapped.__wrapped__ = function  # type: ignore[attr-defined]
-    return cast(Callable[P, Any], wrapped)
+    return wrapped

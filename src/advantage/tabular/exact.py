@@ -99,7 +99,8 @@ def softmax_policy(logits: Any) -> Floats:
     """π(a|s) = exp θ(s, a) / Σ_b exp θ(s, b) of a table of logits (S, A)."""
     array = numbers("logits", logits, np.shape(logits))
     weights = np.exp(array - array.max(-1, keepdims=True))
-    return weights / weights.sum(-1, keepdims=True)
+    found: Floats = weights / weights.sum(-1, keepdims=True)
+    return found
 
 
 @in_kind
@@ -189,7 +190,7 @@ def performance_difference(mdp: MDP, policy: Any, other: Any) -> float:
 def transitions_under(mdp: MDP, policy: Floats) -> Any:
     """P_π(s'|s) = Σ_a π(a|s) P(s'|s, a), (S, S), dense or sparse as the MDP is."""
     states, actions = mdp.num_states, mdp.num_actions
-    if not sparse.issparse(mdp.transitions):
+    if not mdp.is_sparse:
         return np.einsum("sa,ast->st", policy, mdp.P)
     every = np.arange(states)
     rows, columns = np.tile(every, actions), np.arange(actions * states)

@@ -216,7 +216,7 @@ class _Learner:
             return
         self._outcomes, of = world.tables, primitives(False)
         choose, update = of.choose[lesson.behaviour], lesson.method.update(of, lesson.behaviour)
-        self._run = looping(choose, world.move, world.begin, update, lesson.method.ahead, of_states)
+        self._run = looping(choose, world.move, world.begin, update, lesson.method, of_states)
 
     def _next_block(self) -> None:
         self._steps_before, self._clock = self.steps, self._clock._replace(row=0, steps=0)

@@ -41,56 +41,58 @@ def loop(method: Method, behaviour: str, of_states: bool, fast: bool) -> Any:
     """The loop over a model in memory; the same numbers whether it is compiled or not."""
     of = primitives(fast)
     update = method.update(of, behaviour)
-    run = looping(
-        of.choose[behaviour], of.move, of.begin, compiled(update) if fast else update, method.ahead, of_states
-    )
+    run = looping(of.choose[behaviour], of.move, of.begin, compiled(update) if fast else update, method, of_states)
     return compiled(run) if fast else run
 
 
-def looping(choose: Any, move: Any, begin: Any, update: Any, ahead: bool, of_states: bool) -> Any:
+def looping(choose: Any, move: Any, begin: Any, update: Any, method: Method, of_states: bool) -> Any:
     """The loop over whatever `begin` and `move` lead through."""
+    ahead, coins = method.ahead, method.coins
 
     def run(behaviour, table, memory, world, draws, knobs, limit, gamma, clock, log, stop):  # type: ignore[no-untyped-def]
         """Goes on until the block is used up or `stop` episodes are finished; returns the clock."""
-        paths, starts, successors, rewards, endings = world
+        offsets, cumulative, starts, successors, rewards, endings = world
         for_actions, for_outcomes, for_coins = draws
         explorations, explore_by_step, alphas, alpha_by_step = knobs
         returns, lengths = log
-        row, steps, s, a, t, total, episode, explore, alpha = clock
-        while row < len(for_actions) and episode < stop:
-            uniform, outcome = for_actions[row], for_outcomes[row]
+        first, steps, s, a, t, total, episode, explore, alpha = clock
+        by_step, begun = explore_by_step or alpha_by_step, first - steps
+        coin, a_next = 0.0, 0
+        for row in range(first, len(for_actions)):
             if s < 0:
-                explore = explorations[steps if explore_by_step else episode]
-                alpha = alphas[steps if alpha_by_step else episode]
-                s, t, total = begin(starts, outcome), 0, 0.0
-                a = choose(behaviour, s, explore, uniform)
-                row += 1
+                if episode == stop:
+                    return row, row - begun, s, a, t, total, episode, explore, alpha
+                explore = explorations[row - begun if explore_by_step else episode]
+                alpha = alphas[row - begun if alpha_by_step else episode]
+                s, t, total = begin(starts, for_outcomes[row]), 0, 0.0
+                a = choose(behaviour, s, explore, for_actions[row])
+                begun += 1
                 continue
-            if explore_by_step:
-                explore = explorations[steps]
-            if alpha_by_step:
-                alpha = alphas[steps]
-            k = move(paths, s, a, outcome)
+            if by_step:
+                explore = explorations[row - begun] if explore_by_step else explore
+                alpha = alphas[row - begun] if alpha_by_step else alpha
+            k = move(offsets, cumulative, s, a, for_outcomes[row])
             s_next, r, status = successors[k], rewards[k], endings[k]
-            if status == GOING and t + 1 == limit:
+            if t + 1 == limit and status == GOING:
                 status = TRUNCATED
-            a_next = 0
             if ahead:
-                a_next = choose(behaviour, s_next, explore, uniform)
-            x, x_next = (0, 0) if of_states else (a, a_next)
-            coin = for_coins[row]
-            update(behaviour, table, memory, s, x, r, s_next, x_next, status, alpha, gamma, explore, t, coin)
+                a_next = choose(behaviour, s_next, explore, for_actions[row])
+            if coins:
+                coin = for_coins[row]
+            if of_states:
+                update(behaviour, table, memory, s, 0, r, s_next, 0, status, alpha, gamma, explore, t, coin)
+            else:
+                update(behaviour, table, memory, s, a, r, s_next, a_next, status, alpha, gamma, explore, t, coin)
             total += r
             t += 1
-            row += 1
-            steps += 1
             if status == GOING:
-                a = a_next if ahead else choose(behaviour, s_next, explore, uniform)
+                a = a_next if ahead else choose(behaviour, s_next, explore, for_actions[row])
                 s = s_next
             else:
                 returns[episode], lengths[episode] = total, t
                 episode += 1
                 s = -1
-        return row, steps, s, a, t, total, episode, explore, alpha
+        row = len(for_actions)
+        return row, row - begun, s, a, t, total, episode, explore, alpha
 
     return run

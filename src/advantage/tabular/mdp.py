@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,7 @@ class MDP:
         num_states, num_actions: S and A.
         gamma, terminal, start: as above.
         R: (S, A) mean rewards, 0 in terminal states.
+        is_sparse: whether P was given as sparse tables.
         transitions: (A·S, S), the row of (s, a) is a·S + s; an array or one CSR array. Rows of terminal states are 0.
         transition_rewards: rewards in the shape of `transitions` (of a sparse one: of its data); None where means were
             given.
@@ -50,13 +51,14 @@ class MDP:
 
     def __init__(self, P: Any, R: Any, gamma: float, terminal: Any, start: Any = None) -> None:
         self.gamma = _discount(gamma)
-        self._is_sparse = _is_sparse(P)
-        stacked, self.num_actions, self.num_states = _stack_sparse(P) if self._is_sparse else _stack_dense(P)
+        self.is_sparse = _is_sparse(P)
+        stack: Callable[[Any], tuple[Any, int, int]] = _stack_sparse if self.is_sparse else _stack_dense
+        stacked, self.num_actions, self.num_states = stack(P)
         states = (self.num_states,)
         self.terminal = _flags(terminal, states)
         ends = np.tile(self.terminal, self.num_actions)
         _check_rows(stacked, ends, self.num_states)
-        if self._is_sparse and (stacked.data == 0).any():
+        if self.is_sparse and (stacked.data == 0).any():
             stacked.eliminate_zeros()
         self.transitions: Any = _without_rows(stacked, ends)
         self.R, self.transition_rewards = self._rewards(R, ends)
@@ -65,7 +67,7 @@ class MDP:
     @property
     def P(self) -> Any:
         """P(s'|s, a): (A, S, S), or a list of A CSR arrays (S, S); rows of terminal states are 0."""
-        if self._is_sparse:
+        if self.is_sparse:
             cuts = range(0, self.num_actions * self.num_states, self.num_states)
             return [self.transitions[cut : cut + self.num_states] for cut in cuts]
         return self.transitions.reshape(self.num_actions, self.num_states, self.num_states)
@@ -115,15 +117,15 @@ class MDP:
         if _is_sparse(given):
             rewards, *_ = _stack_sparse(given, "R", (actions, count))
             aligned = self._aligned(_without_rows(rewards, ends))
-        elif np.ndim(given) == 3 and self._is_sparse:
+        elif np.ndim(given) == 3 and self.is_sparse:
             aligned = self._aligned(numbers("R", given, (actions, count, count)).reshape(actions * count, count))
         elif np.ndim(given) == 3:
             aligned = self._of_transitions(given)
         else:
             means = numbers("R", _zero_rows(given, self.terminal), (count, actions))
             return np.asfortranarray(means), None
-        weighted = self.transitions.copy() if self._is_sparse else self.transitions * aligned
-        if self._is_sparse:
+        weighted = self.transitions.copy() if self.is_sparse else self.transitions * aligned
+        if self.is_sparse:
             weighted.data = weighted.data * aligned
         return np.asarray(weighted.sum(axis=1)).reshape(actions, count).T, aligned
 
@@ -148,7 +150,7 @@ class MDP:
         return numbers("R", found, found.shape)
 
     def _rewards_by_action(self) -> Any:
-        if not self._is_sparse:
+        if not self.is_sparse:
             return self.transition_rewards.reshape(self.num_actions, self.num_states, self.num_states)
         full = self.transitions.copy()
         full.data = self.transition_rewards

@@ -49,7 +49,7 @@ def outcomes_of(mdp: MDP) -> Outcomes:
 
 def predecessors_of(mdp: MDP) -> Any:
     """(S, S) CSR: row s' holds max_a P(s'|s, a) of every s that can lead to s'."""
-    parts = mdp.P if sparse.issparse(mdp.transitions) else [sparse.csr_array(part) for part in mdp.P]
+    parts = mdp.P if mdp.is_sparse else [sparse.csr_array(part) for part in mdp.P]
     most = parts[0]
     for part in parts[1:]:
         most = most.maximum(part)
@@ -60,8 +60,8 @@ def _rewards(mdp: MDP, stacked: Any) -> Floats:
     """Rewards in the order of the stacked table's data."""
     rows = np.repeat(np.arange(stacked.shape[0]), np.diff(stacked.indptr))
     if mdp.transition_rewards is None:
-        return np.ascontiguousarray(mdp.R.T).reshape(-1)[rows]
-    if sparse.issparse(mdp.transitions):
+        return np.asarray(mdp.R.T.reshape(-1)[rows])
+    if mdp.is_sparse:
         paid = sparse.csr_array(
             (mdp.transition_rewards, mdp.transitions.indices, mdp.transitions.indptr), stacked.shape
         )

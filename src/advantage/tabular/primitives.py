@@ -25,16 +25,18 @@ def _argmax(table: Any, s: int) -> int:
     return int(row.index(max(row)))
 
 
-def _ties(table: Any, s: int) -> Any:
-    """Largest entry of a row, how often it occurs, where first."""
+def _greedy(table: Any, s: int, uniform: float) -> Any:
+    """A largest entry of a row, ties broken evenly by a number in [0, 1)."""
     row = table[s]
     top = max(row)
-    return top, row.count(top), row.index(top)
-
-
-def _draw(cumulative: Any, low: int, high: int, uniform: float) -> int:
-    """First k in [low, high] whose running sum exceeds the number; `high` where rounding leaves none."""
-    return bisect_right(cumulative, uniform, low, high)
+    count = row.count(top)
+    if count == 1:
+        return row.index(top)
+    skip, a = min(int(uniform * count), count - 1), row.index(top)
+    while skip > 0:
+        a = row.index(top, a + 1)
+        skip -= 1
+    return a
 
 
 def _best_array(table: Any, s: int) -> Any:
@@ -53,18 +55,26 @@ def _argmax_array(table: Any, s: int) -> int:
     return first
 
 
-def _ties_array(table: Any, s: int) -> Any:
-    top, count, first = table[s, 0], 1, 0
-    for a in range(1, table.shape[1]):
-        x = table[s, a]
+def _greedy_array(table: Any, s: int, uniform: float) -> Any:
+    top, count, a = table[s, 0], 1, 0
+    for b in range(1, table.shape[1]):
+        x = table[s, b]
         if x > top:
-            top, count, first = x, 1, a
+            top, count, a = x, 1, b
         elif x == top:
             count += 1
-    return top, count, first
+    if count == 1:
+        return a
+    skip = min(int(uniform * count), count - 1)
+    while skip > 0:
+        a += 1
+        if table[s, a] == top:
+            skip -= 1
+    return a
 
 
-def _draw_array(cumulative: Any, low: int, high: int, uniform: float) -> int:
+def _draw_array(cumulative: Any, uniform: float, low: int, high: int) -> int:
+    """First k in [low, high] whose running sum exceeds the number; `high` where rounding leaves none."""
     while low < high:
         middle = (low + high) // 2
         if uniform < cumulative[middle]:
@@ -81,14 +91,16 @@ def primitives(fast: bool) -> SimpleNamespace:
         found = SimpleNamespace(
             best=compiled(_best_array),
             argmax=compiled(_argmax_array),
-            ties=compiled(_ties_array),
+            greedy=compiled(_greedy_array),
             draw=compiled(_draw_array),
         )
     else:
-        found = SimpleNamespace(best=_best, argmax=_argmax, ties=_ties, draw=_draw)
+        found = SimpleNamespace(best=_best, argmax=_argmax, greedy=_greedy, draw=bisect_right)
     found.move = build(_moving, found, fast)
     found.begin = build(_beginning, found, fast)
     found.choose = {name: build(factory, found, fast) for name, factory in _CHOICES.items()}
+    if not fast:
+        found.choose["epsilon_greedy"] = _epsilon_greedy_in_lists(found)
     found.expect = {name: build(factory, found, fast) for name, factory in _EXPECTATIONS.items()}
     return found
 
@@ -102,11 +114,10 @@ def build(factory: Callable[[Any], Any], found: SimpleNamespace, fast: bool) -> 
 def _moving(of: Any) -> Any:
     draw = of.draw
 
-    def move(paths: Any, s: int, a: int, uniform: float) -> Any:
+    def move(offsets: Any, cumulative: Any, s: int, a: int, uniform: float) -> Any:
         """The outcome of an action in a model that is held in memory."""
-        offsets, cumulative = paths
         row = offsets[s]
-        return draw(cumulative, row[a], row[a + 1] - 1, uniform)
+        return draw(cumulative, uniform, row[a], row[a + 1] - 1)
 
     return move
 
@@ -117,28 +128,35 @@ def _beginning(of: Any) -> Any:
     def begin(starts: Any, uniform: float) -> Any:
         """The first state of an episode."""
         cumulative, states = starts
-        return states[draw(cumulative, 0, len(states) - 1, uniform)]
+        return states[draw(cumulative, uniform, 0, len(states) - 1)]
 
     return begin
 
 
 def _epsilon_greedy(of: Any) -> Any:
-    ties = of.ties
+    greedy = of.greedy
 
     def choose(table: Any, s: int, epsilon: float, uniform: float) -> Any:
         """One number decides whether to explore and which action: what is left of it is uniform again."""
         if uniform < epsilon:
             return int(uniform / epsilon * len(table[s]))
-        top, count, first = ties(table, s)
-        if count == 1:
-            return first
-        skip = min(int((uniform - epsilon) / (1.0 - epsilon) * count), count - 1)
-        a = first
-        while skip > 0:
-            a += 1
-            if table[s][a] == top:
-                skip -= 1
-        return a
+        return greedy(table, s, (uniform - epsilon) / (1.0 - epsilon))
+
+    return choose
+
+
+def _epsilon_greedy_in_lists(of: Any) -> Any:
+    """The same, without a call where no two actions tie."""
+    greedy = of.greedy
+
+    def choose(table: Any, s: int, epsilon: float, uniform: float) -> Any:
+        row = table[s]
+        if uniform < epsilon:
+            return int(uniform / epsilon * len(row))
+        top = max(row)
+        if row.count(top) == 1:
+            return row.index(top)
+        return greedy(table, s, (uniform - epsilon) / (1.0 - epsilon))
 
     return choose
 
@@ -166,7 +184,7 @@ def _given(of: Any) -> Any:
     def choose(table: Any, s: int, _: float, uniform: float) -> Any:
         """From a policy, whose running sums the table holds."""
         row = table[s]
-        return draw(row, 0, len(row) - 1, uniform)
+        return draw(row, uniform, 0, len(row) - 1)
 
     return choose
 

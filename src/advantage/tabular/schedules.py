@@ -60,7 +60,8 @@ class Decay:
             falling = self.start * self.rate**n
         else:
             falling = self.start - self.rate * n if self.shape == "linear" else self.start / (1.0 + self.rate * n)
-        return np.maximum(self.floor, falling)
+        found: Floats = np.maximum(self.floor, falling)
+        return found
 
 
 Rate: TypeAlias = float | Decay

@@ -179,13 +179,13 @@ def value_iteration_sweeps(
     if order not in ORDERS:
         raise UserError(f"unknown order {order!r}: {nearest(order, ORDERS)}")
     now = _begin(mdp, tolerance, values)
-    back_up = _synchronous if order == "synchronous" else _in_place(mdp)
+    ways = {"synchronous": _synchronous, "in_place": _in_place}
+    back_up = ways[order](mdp)
     for number in itertools.count(1):
-        before, now = now, back_up(mdp, now)
-        delta = _distance(now, before)
+        now, delta = back_up(now)
         if (other := (yield Sweep("optimality", number, mdp, now, delta))) is not None:
             mdp, now = _exchanged(mdp, other, now)
-            back_up = _synchronous if order == "synchronous" else _in_place(mdp)
+            back_up = ways[order](mdp)
         elif delta < tolerance:
             return
 
@@ -230,32 +230,61 @@ def _evaluated(mdp: MDP, policy: Floats, values: Floats) -> tuple[Floats, float]
     return after, _distance(after, values)
 
 
-def _synchronous(mdp: MDP, values: Floats) -> Floats:
-    best: Floats = mdp.q(values).max(1)
-    return best
+BackUp: TypeAlias = Callable[[Floats], tuple[Floats, float]]
+"""From values to those after a sweep, and the largest change."""
 
 
-def _in_place(mdp: MDP) -> Callable[[MDP, Floats], Floats]:
+def _synchronous(mdp: MDP) -> BackUp:
+    """A sweep that reads the values of the one before: a product with P, or one compiled pass over a large P."""
+    if not (mdp.is_sparse and worth_compiling(mdp.transitions.nnz)):
+
+        def by_product(values: Floats) -> tuple[Floats, float]:
+            after = mdp.q(values).max(1)
+            return after, _distance(after, values)
+
+        return by_product
+    states, actions = mdp.num_states, mdp.num_actions
+    by_state = mdp.transitions[np.arange(actions * states).reshape(actions, states).T.reshape(-1)]
+    unsigned = np.dtype(f"u{by_state.indices.itemsize}")  # spares numba the look for negative places, half of its time
+    tables = by_state.indptr.view(unsigned), by_state.indices.view(unsigned), by_state.data, np.ascontiguousarray(mdp.R)
+    fast = compiled(_jacobi)
+
+    def in_one_pass(values: Floats) -> tuple[Floats, float]:
+        after = np.empty_like(values)
+        return after, fast(values, after, *tables, mdp.gamma)
+
+    return in_one_pass
+
+
+def _jacobi(values: Any, after: Any, indptr: Any, indices: Any, data: Any, rewards: Any, gamma: float) -> float:
+    states, actions = rewards.shape
+    delta = 0.0
+    for s in range(states):
+        best = -math.inf
+        for a in range(actions):
+            ahead = 0.0
+            for k in range(indptr[s * actions + a], indptr[s * actions + a + 1]):
+                ahead += data[k] * values[indices[k]]
+            best = max(best, gamma * ahead + rewards[s, a])
+        delta = max(delta, abs(best - values[s]))
+        after[s] = best
+    return delta
+
+
+def _in_place(mdp: MDP) -> BackUp:
     """A sweep that reads the newest values, over lists, or compiled where there is much to do."""
     flat = outcomes_of(mdp)
     tables: tuple[Any, ...] = (flat.offsets, flat.probabilities, flat.successors, np.ascontiguousarray(mdp.R))
-    if worth_compiling(flat.probabilities.size):
-        fast = compiled(_gauss_seidel)
+    fast = worth_compiling(flat.probabilities.size)
+    back_up: Any = compiled(_gauss_seidel) if fast else _gauss_seidel
+    tables = tables if fast else tuple(table.tolist() for table in tables)
 
-        def by_arrays(_: MDP, values: Floats) -> Floats:
-            after = values.copy()
-            fast(after, *tables, mdp.gamma)
-            return after
+    def sweep(values: Floats) -> tuple[Floats, float]:
+        after = values.copy() if fast else values.tolist()
+        back_up(after, *tables, mdp.gamma)
+        return np.asarray(after), _distance(np.asarray(after), values)
 
-        return by_arrays
-    tables = tuple(table.tolist() for table in tables)
-
-    def by_lists(_: MDP, values: Floats) -> Floats:
-        after = values.tolist()
-        _gauss_seidel(after, *tables, mdp.gamma)
-        return np.array(after)
-
-    return by_lists
+    return sweep
 
 
 def _gauss_seidel(values: Any, offsets: Any, probabilities: Any, successors: Any, rewards: Any, gamma: float) -> None:

@@ -25,7 +25,7 @@ class World:
     """What the loop needs to know.
 
     Attributes:
-        tables: (paths, starts, successors, rewards, endings); arrays, or the lists that an environment writes.
+        tables: (offsets, cumulative, starts, successors, rewards, endings); arrays, or lists that a step writes.
         terminal: (S,) where it is known.
         begin, move: of an environment; None where the loop has its own.
     """
@@ -58,7 +58,7 @@ def _in_memory(mdp: MDP, gamma: float) -> World:
     flat = outcomes_of(mdp)
     states = np.flatnonzero(mdp.start > 0)
     starts = (np.cumsum(mdp.start[states]), states)
-    tables = ((flat.offsets, flat.cumulative), starts, flat.successors, flat.rewards, flat.ends.astype(np.int64))
+    tables = (flat.offsets, flat.cumulative, starts, flat.successors, flat.rewards, flat.ends.astype(np.int64))
     return World(mdp.num_states, mdp.num_actions, gamma, tables, mdp.terminal)
 
 
@@ -72,7 +72,7 @@ def _played(env: Any, gamma: float, seed: int) -> World:
         observation, _ = reset(seed=seeds.pop()) if seeds else reset()
         return int(observation) - first_state
 
-    def move(paths: Any, s: int, a: int, uniform: float) -> int:
+    def move(offsets: Any, cumulative: Any, s: int, a: int, uniform: float) -> int:
         observation, reward, terminated, truncated, _ = step(a + first_action)
         if not math.isfinite(reward):
             raise RunFailed(f"{env} paid a reward of {reward} for action {a} in state {s}; rewards must be finite")
@@ -80,7 +80,7 @@ def _played(env: Any, gamma: float, seed: int) -> World:
         endings[0] = TERMINATED if terminated else TRUNCATED if truncated else GOING
         return 0
 
-    tables = ((), (), successors, rewards, endings)
+    tables = ((), (), (), successors, rewards, endings)
     return World(states, actions, gamma, tables, np.zeros(states, np.bool_), begin, move)
 
 

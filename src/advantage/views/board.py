@@ -165,9 +165,11 @@ def write_png(solved: Solved, out: Path) -> None:
         figure = Figure(
             figsize=(wide + 4.6, 4.9 if solved.clock == "episode" or columns > 1 else 4.2), layout="constrained"
         )
+        left: Any
         right: Any = figure
         if boards:
-            left, right = figure.subfigures(1, 2, width_ratios=[wide, 4.6])
+            both: Any = figure.subfigures(1, 2, width_ratios=[wide, 4.6])
+            left, right = both
             axes = left.subplots(-(-len(boards) // columns), columns, squeeze=False).ravel()
             policy = None if _evaluates(solved) else solved.found.policy
             for axis, board in zip(axes, boards, strict=True):
@@ -251,7 +253,7 @@ def _draw_curves(figure: Any, solved: Solved) -> None:
     axes[-1].set_xlabel(f"{solved.clock}s", color=SOFT, loc="right")
 
 
-def _draw_lines(axis: Axes, over: Sequence[float | None], lines: dict[str, list[float | None]]) -> None:
+def _draw_lines(axis: Axes, over: Sequence[Any], lines: dict[str, list[float | None]]) -> None:
     for place, (name, line) in enumerate(lines.items()):
         known = [np.nan if y is None else y for y in line]
         axis.plot(over, known, label=name, color=COLOURS[place], linewidth=1.7)
@@ -305,7 +307,7 @@ def _drawn(problem: Problem, solved: Solved, seed: int) -> tuple[list[Any], floa
     (board,) = problem.boards
     for count in range(1, len(states) + 1):
         figure = Figure(figsize=(4, 4), dpi=100, layout="constrained")
-        canvas = FigureCanvasAgg(figure)
+        canvas: Any = FigureCanvasAgg(figure)
         draw_board(figure.subplots(), problem, board, solved.found.values, solved.found.policy, states[:count])
         canvas.draw()
         frames.append(np.asarray(canvas.buffer_rgba())[:, :, :3].copy())
