@@ -18,6 +18,8 @@ from advantage.tabular import MDP, Decay, GridWorld, Learned, Solution
 from advantage.tabular.arrays import Floats, Ints
 from advantage.tabular.gridworld import Cell
 from advantage.tabular.learning import Snapshot
+from advantage.tabular.planning import lines
+from advantage.tabular.sweeps import KEPT
 
 PLANNING = (
     "policy_evaluation",
@@ -35,11 +37,10 @@ DEFAULTS: Mapping[str, Any] = {
     "episodes": 20_000,
     "alpha": Decay(0.5, 0.02, 0.002, shape="inverse"),
     "epsilon": Decay(1.0, 0.1, 0.9995),
-    "n": 4,
-    "lam": 0.9,
 }
 NOT_SET = {"mdp", "mdp_or_env", "policy", "seed", "gamma", "history", "progress", "values", "initial"}
 CURVE = 200  # points of a curve
+LARGE = 50_000  # states beyond which a policy is evaluated by sweeps
 DRAWN = 1_024  # states up to which a grid is shown
 LONGEST = 200  # steps of a video, where the environment has no limit
 RANDOM = "the policy that draws actions evenly"
@@ -120,6 +121,8 @@ def solve(
     evaluates = method in PREDICTION or "evaluation" in method
     arguments = (problem.mdp, even) if evaluates else (problem.mdp,)
     if method in PLANNING:
+        watched = problem.mdp.num_states > KEPT and "progress" in inspect.signature(function).parameters
+        settings |= {"progress": lines()} if watched else {}
         return _planned(problem, method, function(*arguments, **settings), settings, even if evaluates else None)
     limit = {"max_steps": problem.time_limit} if problem.time_limit and "max_steps" not in settings else {}
     found = function(*arguments, seed=seed, **limit, **settings)
@@ -354,6 +357,8 @@ def _returns(problem: Problem, policy: Floats, best: Floats) -> dict[str, float 
 def _expected_return(mdp: MDP, policy: Floats | None) -> float | None:
     """None where γ = 1 and the policy never ends."""
     try:
+        if policy is not None and mdp.num_states > LARGE:
+            return float(mdp.start @ tabular.policy_evaluation(mdp, policy, history=False).values)
         return tabular.expected_return(mdp, policy)
     except UserError:
         return None
