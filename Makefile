@@ -69,7 +69,7 @@ clean:  ## remove .venv, caches and coverage; runs stay
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.run: EXTRAS := box2d,plots,language
-$(VENV)/.dev: EXTRAS := box2d,mujoco,plots,tensorboard,language,dev
+$(VENV)/.dev: EXTRAS := box2d,fast,mujoco,plots,tensorboard,language,dev
 
 # Torch is asked for as it stands in .venv, so that pip changes the build of nobody.
 $(VENV)/.run $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python

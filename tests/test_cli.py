@@ -133,6 +133,7 @@ def test_every_command_has_help_and_json(run: Path, tmp_path: Path, capsys: pyte
         "export": [str(run), "--to", "csv"],
         "doctor": [str(run)],
         "explain": [str(run), "--stream", "1", "--step", "2"],
+        "solve": ["gridworld", "--method", "value_iteration"],
     }
     assert set(calls) == set(COMMANDS) - LANGUAGE
     for name, arguments in calls.items():

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from advantage import cli_language, cli_options
+from advantage import cli_language, cli_options, cli_tabular
 from advantage.cli_options import Answer, Command, whole
 from advantage.errors import RunFailed, UserError, nearest
 from advantage.settings import parse_pairs, plain_value
@@ -213,6 +213,7 @@ COMMANDS: dict[str, Command] = {
     "export": export,
     "doctor": doctor,
     "explain": explain,
+    "solve": cli_tabular.solve,
     "models": cli_language.models,
     "generate": cli_language.generate,
     "data": cli_language.data,

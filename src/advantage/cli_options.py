@@ -76,6 +76,7 @@ def parser(commands: Mapping[str, Command]) -> Parser:
     _train(options["train"])
     _eval(options["eval"])
     _views(options)
+    _solve(options["solve"])
     _models(options)
     _generate(options["generate"])
     _label(options["label"])
@@ -144,6 +145,17 @@ def _views(options: Mapping[str, argparse.ArgumentParser]) -> None:
     options["explain"].add_argument(
         "--step", metavar="T", help="time step in the rollout, or token, from 0; else the first decision"
     )
+
+
+def _solve(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("env_name", metavar="ENV", help="gridworld, or a Gymnasium id whose environment has a table P")
+    parser.add_argument("--method", required=True, metavar="NAME", help="value_iteration, q_learning, …")
+    parser.add_argument("--gamma", metavar="G", help="discount in [0, 1] (0.99; of the grid world 0.9)")
+    parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="an environment's argument")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the method")
+    parser.add_argument("--seed", default="0", metavar="N", help="of the methods that sample (0)")
+    parser.add_argument("--out", metavar="FILE", help="values, arrows and curves as .png")
+    parser.add_argument("--video", metavar="FILE", help="one episode of the policy as .gif or .webp")
 
 
 def _models(options: Mapping[str, argparse.ArgumentParser]) -> None:

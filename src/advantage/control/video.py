@@ -1,7 +1,8 @@
-"""One episode of an agent as an animated picture."""
+"""One episode as an animated picture."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,38 @@ LONGEST = 2000  # frames; an episode that goes on is cut there
 
 
 def record(agent: Agent, path: Path, seed: int) -> None:
-    """Renders one deterministic episode into a .gif or .webp file.
+    """Renders one deterministic episode of an agent into a .gif or .webp file.
 
     Raises:
         UserError: another suffix, an environment that renders no pictures, Pillow is missing, or a path that cannot be
             written.
     """
+    check(path)
+    write(*_frames(agent, seed), path)
+
+
+def check(path: Path) -> None:
+    """Refuses what cannot become a video, before anything is played.
+
+    Raises:
+        UserError: another suffix, or Pillow is missing.
+    """
     if path.suffix not in (".gif", ".webp"):
         raise UserError(f"--video is {str(path)!r}; it must end in .gif or .webp")
     try:
-        from PIL import Image
+        import PIL  # noqa: F401
     except ImportError:
         raise UserError('a video needs Pillow: pip install "advantage[plots]"') from None
-    frames, fps = _frames(agent, seed)
+
+
+def write(frames: Sequence[Any], fps: float, path: Path) -> None:
+    """Writes frames, (height, width, 3) bytes each, as a clip that begins anew at its end.
+
+    Raises:
+        UserError: a path that cannot be written.
+    """
+    from PIL import Image
+
     pictures = [Image.fromarray(frame) for frame in frames]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

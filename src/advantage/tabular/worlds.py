@@ -1,0 +1,92 @@
+"""Where experience comes from: an MDP that is held in memory, or an environment that is played.
+
+The loop sees both as a table of outcomes. An environment has one outcome, which each step writes anew.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from advantage.errors import RunFailed, UserError
+from advantage.tabular.arrays import Bools
+from advantage.tabular.mdp import MDP
+from advantage.tabular.outcomes import outcomes_of
+from advantage.tabular.updates import GOING, TERMINATED, TRUNCATED
+
+DEFAULT_GAMMA = 0.99  # of an environment, which has none of its own
+
+
+@dataclass(frozen=True)
+class World:
+    """What the loop needs to know.
+
+    Attributes:
+        tables: (offsets, cumulative, starts, successors, rewards, endings); arrays, or lists that a step writes.
+        terminal: (S,) where it is known.
+        begin, move: of an environment; None where the loop has its own.
+    """
+
+    num_states: int
+    num_actions: int
+    gamma: float
+    tables: tuple[Any, ...]
+    terminal: Bools
+    begin: Any = None
+    move: Any = None
+
+
+def world_of(source: Any, gamma: float | None, seed: int) -> World:
+    """The world of an MDP, or of a Gymnasium environment whose observations and actions are numbers.
+
+    Raises:
+        UserError: it is neither; γ is out of range.
+    """
+    if gamma is not None and not 0.0 <= gamma <= 1.0:
+        raise UserError(f"gamma is {gamma}; it must lie in [0, 1]")
+    if isinstance(source, MDP):
+        return _in_memory(source, source.gamma if gamma is None else float(gamma))
+    if not (hasattr(source, "step") and hasattr(source, "reset") and hasattr(source, "observation_space")):
+        raise UserError(f"{source!r} is neither an MDP nor a Gymnasium environment")
+    return _played(source, DEFAULT_GAMMA if gamma is None else float(gamma), seed)
+
+
+def _in_memory(mdp: MDP, gamma: float) -> World:
+    flat = outcomes_of(mdp)
+    states = np.flatnonzero(mdp.start > 0)
+    starts = (np.cumsum(mdp.start[states]), states)
+    tables = (flat.offsets, flat.cumulative, starts, flat.successors, flat.rewards, flat.ends.astype(np.int64))
+    return World(mdp.num_states, mdp.num_actions, gamma, tables, mdp.terminal)
+
+
+def _played(env: Any, gamma: float, seed: int) -> World:
+    states, first_state = _discrete(env, "observation")
+    actions, first_action = _discrete(env, "action")
+    successors, rewards, endings, seeds = [0], [0.0], [GOING], [seed]
+    step, reset = env.step, env.reset
+
+    def begin(starts: Any, uniform: float) -> int:
+        observation, _ = reset(seed=seeds.pop()) if seeds else reset()
+        return int(observation) - first_state
+
+    def move(offsets: Any, cumulative: Any, s: int, a: int, uniform: float) -> int:
+        observation, reward, terminated, truncated, _ = step(a + first_action)
+        if not math.isfinite(reward):
+            raise RunFailed(f"{env} paid a reward of {reward} for action {a} in state {s}; rewards must be finite")
+        successors[0], rewards[0] = int(observation) - first_state, float(reward)
+        endings[0] = TERMINATED if terminated else TRUNCATED if truncated else GOING
+        return 0
+
+    tables = ((), (), (), successors, rewards, endings)
+    return World(states, actions, gamma, tables, np.zeros(states, np.bool_), begin, move)
+
+
+def _discrete(env: Any, role: str) -> tuple[int, int]:
+    """Size and first number of a discrete space."""
+    space = getattr(env, f"{role}_space")
+    if not (hasattr(space, "n") and hasattr(space, "start")):
+        raise UserError(f"the {role} space is {space}; a table needs one that is Discrete")
+    return int(space.n), int(space.start)

@@ -1,0 +1,106 @@
+"""`advantage solve`: what it prints, writes and refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from advantage.cli import main
+from advantage.solving import CONTROL, METHODS, PLANNING
+
+QUICK = ["--set", "episodes=200"]
+
+
+def solved(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[str, Any]:
+    assert main(["solve", *arguments, "--json"]) == 0
+    *text, last = capsys.readouterr().out.splitlines()
+    return "\n".join(text), json.loads(last)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_solves_the_grid_world(method: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text, found = solved(capsys, "gridworld", "--method", method, *([] if method in PLANNING else QUICK))
+    assert f"gridworld by {method}, γ = 0.9: 64 states, 4 actions" in text
+    cells = [(row, col) for row in range(8) for col in range(8) if (row, col) not in {(0, 7), (3, 3)}]
+    best = sum(0.9 ** (row + 7 - col - 1) for row, col in cells) / 62
+    assert len(found["values"]) == 64 and found["optimal_return"] == pytest.approx(best, abs=1e-8)
+    assert found["curve"] and found["env"] == "gridworld"
+    if method in CONTROL:
+        assert {"greedy_return", "largest_error", "rms_error"} <= set(found["curve"][-1])
+
+
+@pytest.mark.parametrize("env", ["FrozenLake-v1", "Taxi-v4", "CliffWalking-v1"])
+def test_gymnasiums_environments(env: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text, found = solved(capsys, env, "--method", "value_iteration")
+    assert found["gamma"] == 0.99 and found["return"] == pytest.approx(found["optimal_return"], abs=1e-6)
+    assert {"FrozenLake-v1": "0.54 ←", "Taxi-v4": "passenger in the taxi, to green", "CliffWalking-v1": "cliff"}[
+        env
+    ] in text
+    if env == "FrozenLake-v1":
+        assert found["return_in_time"] == pytest.approx(0.74, abs=0.005)
+
+
+def test_frozen_lake_by_q_learning(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("FrozenLake-v1", "--method", "q_learning")
+    _, found = solved(capsys, *arguments, "--env", "is_slippery=false", "--set", "episodes=3000")
+    assert found["return_in_time"] == 1.0
+    text, found = solved(capsys, *arguments)
+    assert found["return_in_time"] > found["optimal_return_in_time"] - 0.02
+    assert "against Q*" in text
+
+
+def test_the_grid_is_drawn(capsys: pytest.CaptureFixture[str]) -> None:
+    text, _ = solved(
+        capsys, "gridworld", "--method", "policy_iteration", "--env", "rows=2", "--env", "cols=3",
+        "--env", "rewards=0,2:1", "--env", "walls=0,1", "--gamma", "0.5",
+    )  # fmt: skip
+    assert text.splitlines()[-2:] == ["0.12 ↓  ██      +1", "0.25 →  0.50 →  1.00 ↑"]
+
+
+@pytest.mark.parametrize("method", ["value_iteration", "q_learning", "td0"])
+@pytest.mark.parametrize("env", ["gridworld", "Taxi-v4"])
+def test_pictures_and_clips(env: str, method: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from PIL import Image
+
+    out, clip = tmp_path / "a.png", tmp_path / "a.gif"
+    quick = [] if method == "value_iteration" else QUICK
+    video = ["--video", str(clip)] if method == "value_iteration" else []
+    _, found = solved(capsys, env, "--method", method, "--out", str(out), *video, *quick)
+    assert out.read_bytes().startswith(b"\x89PNG") and found["picture"] == str(out)
+    if video:
+        with Image.open(clip) as picture:
+            assert getattr(picture, "n_frames", 1) > 3
+
+
+MISTAKES: dict[str, tuple[list[str], str]] = {
+    "no table": (["CartPole-v1", "--method", "value_iteration"], "CartPole-v1 has no table P"),
+    "method": (["gridworld", "--method", "q_lerning"], "unknown method 'q_lerning': did you mean q_learning"),
+    "gamma": (["gridworld", "--method", "value_iteration", "--gamma", "1.5"], "gamma is 1.5; it must lie in [0, 1]"),
+    "gamma word": (["gridworld", "--method", "value_iteration", "--gamma", "x"], "--gamma is 'x'"),
+    "no method": (["gridworld"], "--method"),
+    "environment": (["FrozenLak-v1", "--method", "value_iteration"], "FrozenLake-v1"),
+    "argument": (["FrozenLake-v1", "--method", "value_iteration", "--env", "slippery=1"], "is_slippery"),
+    "grid argument": (["gridworld", "--method", "value_iteration", "--env", "row=3"], "did you mean rows"),
+    "grid cells": (["gridworld", "--method", "value_iteration", "--env", "walls=3"], "write cells as 1,1;2,1"),
+    "setting": (["gridworld", "--method", "q_learning", "--set", "alfa=0.1"], "did you mean alpha"),
+    "setting of another": (["gridworld", "--method", "td0", "--set", "epsilon=0.1"], "td0 has no setting 'epsilon'"),
+    "word": (["gridworld", "--method", "q_learning", "--set", "alpha=high"], "alpha is 'high'; it must be a number"),
+    "value": (["gridworld", "--method", "q_learning", "--set", "alpha=2"], "alpha is 2; it must lie in (0, 1]"),
+    "picture": (["gridworld", "--method", "q_learning", "--out", "a.jpg"], "a picture is .png, not .jpg"),
+    "video": (["gridworld", "--method", "q_learning", "--video", "a.mp4"], "it must end in .gif or .webp"),
+    "improper": (["gridworld", "--method", "value_iteration", "--gamma", "nan"], "gamma is nan"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "told"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_one_line_and_exit_code_2(
+    arguments: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["solve", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and error.startswith("advantage: ") and told in error
+    assert list(tmp_path.iterdir()) == []
