@@ -537,3 +537,20 @@ def test_q_needs_actions_that_can_be_counted() -> None:
         box = spaces.Box(-1.0, 1.0, (2,), np.float32)
         parameters_after(actor_critic_td, functools.partial(Echo, box, box), 1, critic="q")
     assert "\n" not in str(caught.value)
+
+
+def test_a_rollout_without_scores_is_valued_the_same() -> None:
+    now = settings_of(a2c)
+    found = []
+    for logp in (True, False):
+        envs = make_envs(SmallMDP, 7)
+        envs.start(3)
+        normalizer = Normalizer(envs.spaces.observation, 7, now)
+        found.append(
+            collect(envs, policy_of(now), normalizer, Bounds(envs.spaces.action, "clip"), 12, seeded(3), logp=logp)
+        )
+    scored, valued = found
+    assert valued.logp_old is None and scored.logp_old is not None
+    assert torch.equal(scored.actions, valued.actions) and torch.equal(scored.rewards, valued.rewards)
+    close(scored.values, valued.values)
+    close(scored.next_values, valued.next_values)

@@ -64,7 +64,8 @@ def check(run: advantage.Run, mask: Any = None) -> None:
     """It ran to its end, left numbers with a meaning, and acts."""
     metrics, status = run.metrics(), run.reader.status()
     assert status["state"] == "finished" and status["steps"] >= 64
-    assert metrics["train/first_ratio_error"].max() < 1e-5
+    if run.reader.config["algorithm"] != "a2c":  # which never scores what it did
+        assert metrics["train/first_ratio_error"].max() < 1e-5
     assert np.isfinite(metrics["train/policy_gradient_loss"]).all()
     assert [name for name in metrics if "/" in name and definition(name) == ("", "")] == []
     policy = run.policy

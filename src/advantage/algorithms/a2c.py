@@ -56,7 +56,7 @@ def train(target: Any, settings: Settings, run: LiveRun) -> None:
 
     for update in run.updates(settings.steps):
         with run.phase("collect"):
-            rollout = collect(envs, policy, normalizer, bounds, settings.num_steps, run.rng("actions"))
+            rollout = collect(envs, policy, normalizer, bounds, settings.num_steps, run.rng("actions"), logp=False)
         now = schedule(settings, update, rollout.steps, optimizer)
         with run.phase("update"):
             advantages, returns = estimate(rollout, now.gamma, now.gae_lambda, now.critic_target)
