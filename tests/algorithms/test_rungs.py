@@ -53,7 +53,9 @@ FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     "Adam": ("a2c", {"optimizer": "adam", "micro_batch": 3}),
     "a high price": ("ppo_penalty", {"beta": 50.0, "ent_coef": 0.01}),
 }
-ONE_A_RUNG = [(name, case) for name in RUNGS for case in ENDS_TO_END if case not in OF_PPO]
+ONE_WAY = ("an id", "layer norm", "no hidden layer", "sb3", "environment arguments", "processes", "constructors")
+CASES = [case for case in ENDS_TO_END if case not in OF_PPO]
+ONE_A_RUNG = [(name, case) for name in RUNGS for case in CASES if name in ("reinforce", "a2c") or case not in ONE_WAY]
 
 
 def trained(name: str, target: Any, path: Path, **settings: Any) -> advantage.Run:
@@ -259,7 +261,7 @@ def test_the_rungs_of_an_episode(tmp_path: Path) -> None:
 
 
 def test_the_price_of_the_kl_is_that_of_the_update(tmp_path: Path) -> None:
-    run, _ = run_of("ppo_penalty", tmp_path / "run", target_kl=1e-5)
+    run, _ = run_of("ppo_penalty", tmp_path / "run", target_kl=1e-5, learning_rate=1e-2)
     prices = run.metrics()["train/beta"]
     assert prices[-1] > prices[0]  # so small a target makes it double
     found = next(rung for rung in explain(run.path).rungs if rung.name == "price of the KL")
