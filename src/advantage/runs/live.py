@@ -80,7 +80,7 @@ class LiveRun:
         checkpoint_every: seconds between checkpoints, >= 0, more where one takes long; 0 checkpoints every update.
         keep_checkpoints: how many stay, >= 1.
         eval_every: steps between held-out evaluations, >= 1; None evaluates at the end only.
-        log_every: updates from one that is recorded to the next, >= 1; the first is, and the last.
+        record_every: updates from one that is recorded to the next, >= 1; the first is, and the last.
         quiet: say nothing on standard error.
         resume: continue from the last whole checkpoint.
         clock: what the run counts: the environment steps of its rollouts (control), or its updates (language, where the
@@ -103,7 +103,7 @@ class LiveRun:
         checkpoint_every: float = 10.0,
         keep_checkpoints: int = 2,
         eval_every: int | None = None,
-        log_every: int = 1,
+        record_every: int = 1,
         quiet: bool = False,
         resume: bool = False,
         clock: Literal["env_steps", "updates"] = "env_steps",
@@ -115,15 +115,15 @@ class LiveRun:
             raise UserError(f"keep_checkpoints = {keep_checkpoints}: at least 1")
         if eval_every is not None and eval_every < 1:
             raise UserError(f"eval_every = {eval_every}: steps, at least 1")
-        if log_every < 1:
-            raise UserError(f"log_every = {log_every}: updates, at least 1")
+        if record_every < 1:
+            raise UserError(f"record_every = {record_every}: updates, at least 1")
         self.directory = directory
         self.path = directory.path
         self.steps = 0
         self.resumed = False
         self._checkpoint_every, self._keep_checkpoints = checkpoint_every, keep_checkpoints
         self._pause = checkpoint_every
-        self._eval_every, self._log_every, self._resume, self._clock = eval_every, log_every, resume, clock
+        self._eval_every, self._record_every, self._resume, self._clock = eval_every, record_every, resume, clock
         self._streams = Streams(int(directory.config["seed"]))
         self._progress = progress(quiet, clock)
         self._interrupts = Interrupts()
@@ -225,7 +225,7 @@ class LiveRun:
     @property
     def due(self) -> bool:
         """Whether this update's numbers are recorded: where they are not, nobody needs to compute them."""
-        return self._update % self._log_every == 0
+        return self._update % self._record_every == 0
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -422,7 +422,7 @@ class LiveRun:
         self._progress.line(f"{self.path}: {start}")
         for line in torn:
             self.note("warn", "checkpoint", f"{line}; used step-{self.steps} instead")
-        if (rows := self._database.ticks()) < (due := -(-self._update // self._log_every)):
+        if (rows := self._database.ticks()) < (due := -(-self._update // self._record_every)):
             text = f"metrics.sqlite holds {rows} of the {due} updates before step-{self.steps}"
             self.note("warn", "database", text)
 
