@@ -94,7 +94,7 @@ class Trunk(nn.Sequential):
     def forward(self, features: Tensor) -> Tensor:
         """Features (N, …) through all layers; hooks on this module are called, those on its layers are not."""
         for layer in self._modules.values():
-            features = layer.forward(features)  # type: ignore[union-attr]
+            features = layer.forward(features)
         return features
 
 

@@ -99,12 +99,12 @@ def backwards(
 ) -> Float[Tensor, "*batch time"]:
     """y_t = x_t + d_t y_{t+1}, from the last step to the first, all batch axes at once."""
     # Time first and contiguous: a step of the loop then reads whole rows, not one number of each.
-    rows = [tensor.movedim(-1, 0).contiguous().unbind(0)[::-1] for tensor in (increments, decay)]
-    if not rows[0]:
+    x, d = (tensor.movedim(-1, 0).contiguous().unbind(0)[::-1] for tensor in (increments, decay))
+    if not x:
         return increments.clone()
-    found = _recursion(*rows)
+    found = _recursion(x, d)
     if not torch.isfinite(found).all():  # else 0 times what follows was 0, and nothing had to be severed
-        found = _recursion(*rows, severed=True)
+        found = _recursion(x, d, severed=True)
     return found
 
 
