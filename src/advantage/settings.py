@@ -26,6 +26,9 @@ else:
 
 PEERS_WORDS = {
     "actor_lr": "learning_rate",
+    "alpha": "rms_alpha",
+    "batch_episodes": "episodes",
+    "d_targ": "target_kl",
     "batch_size": "minibatch_size",
     "clip_coef": "eps_low and eps_high",
     "clip_range": "eps_low and eps_high",
@@ -35,14 +38,17 @@ PEERS_WORDS = {
     "entropy_coef": "ent_coef",
     "epsilon": "eps_low and eps_high",
     "kl_coef": "beta",
+    "kl_target": "target_kl",
     "lam": "gae_lambda",
     "lambda": "gae_lambda",
+    "log_interval": "record_every (in updates)",
     "lr": "learning_rate",
     "n_envs": "num_envs",
     "n_epochs": "epochs",
     "n_steps": "num_steps",
     "norm_adv": "normalize_advantages",
     "normalize_advantage": "normalize_advantages",
+    "num_episodes": "episodes",
     "num_epochs": "epochs",
     "num_minibatches": "minibatch_size (in steps)",
     "epsilon_high": "eps_high",
@@ -59,10 +65,12 @@ PEERS_WORDS = {
     "ppo_mini_batch_size": "minibatch_size (in completions)",
     "reward": "rewards",
     "reward_funcs": "rewards",
+    "rms_prop_eps": "adam_eps",
     "rollout_n": "num_generations",
     "total_timesteps": "steps",
     "train_batch_size": "batch_size (in prompts)",
     "update_epochs": "epochs",
+    "use_rms_prop": "optimizer",
     "value_coef": "vf_coef",
     "value_loss_coef": "vf_coef",
 }
@@ -117,11 +125,8 @@ def resolve(kind: type[T], given: Mapping[str, Any]) -> T:
 
 def at(settings: T, remaining: float) -> T:
     """The settings of this moment: every schedule replaced by its value with this share of the budget still to go."""
-    changes = {}
-    for field in dataclasses.fields(settings):  # type: ignore[arg-type]
-        value = getattr(settings, field.name)
-        if isinstance(value, str) and value.startswith("lin_"):
-            changes[field.name] = scheduled(value, remaining)
+    texts = ((name, value) for name, value in vars(settings).items() if isinstance(value, str))
+    changes = {name: scheduled(value, remaining) for name, value in texts if value.startswith("lin_")}
     return dataclasses.replace(settings, **changes) if changes else settings  # type: ignore[type-var]
 
 

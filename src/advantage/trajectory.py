@@ -29,6 +29,8 @@ else:
 def tree_map(function: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
     """The tree with the function applied to each leaf (and to the leaves in its place of the other trees)."""
     if isinstance(tree, dict):
+        if not others:
+            return {key: tree_map(function, branch) for key, branch in tree.items()}
         return {key: tree_map(function, tree[key], *(other[key] for other in others)) for key in tree}
     if isinstance(tree, tuple):
         return tuple(tree_map(function, *leaves) for leaves in zip(tree, *others, strict=True))
@@ -71,7 +73,8 @@ class Rollout:
     """Streams × time, as collected. `logp_old` is of the policy that acted; nothing here carries a gradient.
 
     `mask` is true on steps that were decisions of the policy: not on reset rows, not on padding. `next_values` are
-    those of the states that really followed, also across a truncation. `group` names each stream's group (the prompt).
+    those of the states that really followed, also across a truncation; `action_values` are Q(s_t, a_t), where the
+    critic is one of actions. `group` names each stream's group (the prompt).
     """
 
     context: Tree
@@ -83,6 +86,7 @@ class Rollout:
     rewards: Streams = None
     values: Streams = None
     next_values: Streams = None
+    action_values: Streams = None
     logp_ref: Streams = None
     logp_sampler: Streams = None
     group: Integer[Tensor, " streams"] | None = None
@@ -91,6 +95,8 @@ class Rollout:
     @property
     def cut(self) -> Bool[Tensor, "streams time"]:
         """Where credit stops: at an end, on a row that is no decision, and on the step before such a row."""
+        if self.mask.all():
+            return self.terminated | self.truncated
         before_unreal = torch.zeros_like(self.mask)
         before_unreal[:, :-1] = ~self.mask[:, 1:]
         return self.terminated | self.truncated | ~self.mask | before_unreal
@@ -147,6 +153,8 @@ class Batch:
         """Given data as one batch: completions to imitate, pairs to rank."""
         if not mask.any():
             raise ValueError("the mask has no true entry; a batch needs at least one decision")
+        if mask.all():
+            return cls(context, actions, mask, mask.numel(), mask.shape[:-1].numel(), **columns)
         filled = {
             name: column.masked_fill(~mask, 0.0) if column is not None and column.is_floating_point() else column
             for name, column in columns.items()
@@ -212,12 +220,15 @@ class Evaluation:
     """What a policy now says about a batch: each field where it exists. `logp` in nats, `entropy` in nats.
 
     `distribution` is the policy's own object (with `kl`), for algorithms that need more than the taken action.
+    `action_values` are Q(s, a) of the taken action, `values` then Σ_a π Q. `kl` is KL(π_old‖π) at each decision, nats.
     """
 
     logp: Rows = None
     entropy: Rows = None
     values: Rows = None
     distribution: Any = None
+    action_values: Rows = None
+    kl: Rows = None
 
     def detach(self) -> Evaluation:
         """The same numbers without their graph; the distribution, which is all graph, is dropped."""
@@ -228,8 +239,8 @@ class Evaluation:
         return self._mapped(lambda column: column.index_select(0, index))
 
     def _mapped(self, function: Callable[[Tensor], Tensor]) -> Evaluation:
-        parts = (self.logp, self.entropy, self.values)
-        return Evaluation(*(None if part is None else function(part) for part in parts))
+        parts = {name: getattr(self, name) for name in ("logp", "entropy", "values", "action_values", "kl")}
+        return Evaluation(**{name: function(part) for name, part in parts.items() if part is not None})
 
 
 class Evaluator(Protocol):

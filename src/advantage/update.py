@@ -10,7 +10,18 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from advantage.core import clipped_surrogate, discounts, gae, kl_k3, policy_gradient, td_residual, traces
+from advantage.core import (
+    clipped_surrogate,
+    discounted_return,
+    discounts,
+    gae,
+    kl_k3,
+    policy_gradient,
+    standardize,
+    surrogate,
+    td_residual,
+    traces,
+)
 from advantage.core.dialects import DIALECTS
 from advantage.errors import NonFinite
 from advantage.settings import at
@@ -70,7 +81,7 @@ class Step:
     taken: bool
 
 
-def estimate(rollout: Rollout, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
+def estimate(rollout: Rollout, gamma: float, lam: float, target: str = "lambda_return") -> tuple[Tensor, Tensor]:
     """Advantages by GAE and the critic's targets, from the values of the collecting critic.
 
         δ_t = r_t + γ_t V(s_{t+1}) − V(s_t);   Â_t = δ_t + γ_t λ_t Â_{t+1};   target Â_t + V(s_t)
@@ -78,6 +89,7 @@ def estimate(rollout: Rollout, gamma: float, lam: float) -> tuple[Tensor, Tensor
     Args:
         rollout: with `rewards`, `values` and `next_values`.
         gamma, lam: γ and λ in [0, 1].
+        target: "lambda_return" as above, "return" for G_t (λ = 1), "td" for r_t + γ_t V(s_{t+1}) (λ = 0).
 
     Returns:
         advantages and returns, (streams, time). On masked rows they mean nothing.
@@ -89,7 +101,25 @@ def estimate(rollout: Rollout, gamma: float, lam: float) -> tuple[Tensor, Tensor
     factors = discounts(rollout.terminated, gamma, rollout.rewards.dtype)
     delta = td_residual(rollout.rewards, rollout.values, rollout.next_values, factors)
     advantages = gae(delta, factors, traces(rollout.cut, lam, rollout.rewards.dtype))
-    return advantages, advantages + rollout.values
+    if target == "return":
+        return advantages, returns_to_go(rollout, gamma)
+    return advantages, (delta if target == "td" else advantages) + rollout.values
+
+
+def returns_to_go(rollout: Rollout, gamma: float) -> Tensor:
+    """G_t = r_t + γ_t G_{t+1}, and at a cut r_t + γ_t V(s_{t+1}) where the rollout has `next_values`, else r_t."""
+    if rollout.rewards is None:
+        raise ValueError("returns_to_go needs rewards in the rollout")
+    factors = discounts(rollout.terminated, gamma, rollout.rewards.dtype)
+    return discounted_return(rollout.rewards, factors, rollout.cut, rollout.next_values)
+
+
+def normalized(batch: Batch, now: Any) -> Batch:
+    """The batch with its advantages at mean 0 and std 1, where the settings ask for it; a lone one has no spread."""
+    dialect = DIALECTS[now.numerics]
+    if not now.normalize_advantages or (len(batch) == 1 and dialect.lone_advantage == "raw"):
+        return batch
+    return batch.replace(advantages=standardize(batch.advantages, batch.mask, ddof=dialect.advantage_ddof))
 
 
 def minibatches(data: Batch, epochs: int, size: int, rng: Permuter) -> Iterator[Batch]:
@@ -241,15 +271,18 @@ def statistics(data: Batch, steps: Sequence[Step], now: Any, ratio_of: Ratio | N
         "train/loss": -float(torch.stack([step.objective for step in stepped]).mean()),
     }
     logp, logp_old, advantages, entropy, values, returns = (_column(stepped, name) for name in _STEP_COLUMNS)
+    eps_low, eps_high = getattr(now, "eps_low", None), getattr(now, "eps_high", None)
     if logp is not None and logp_old is not None:
         first = steps[0]
         found["train/first_ratio_error"] = float((_of(first, "logp") - _of(first, "logp_old")).expm1().abs().max())
+    if logp is not None and advantages is not None and len(steps) == 1 and eps_low is None:
+        found["train/policy_gradient_loss"] = -float(policy_gradient(logp, advantages).mean())
+    elif logp is not None and logp_old is not None:  # a single step has nothing behind it that it could have moved from
         ratio = (logp - logp_old).exp() if ratio_of is None else _ratios(stepped, ratio_of)
         found["train/approx_kl"] = float(kl_k3(logp_old, logp).mean())
         if not (last := steps[-1]).taken:
             found["train/stopping_kl"] = float(kl_k3(_of(last, "logp_old"), _of(last, "logp")).mean())
         found["train/ratio_min"], found["train/ratio_max"] = float(ratio.min()), float(ratio.max())
-        eps_low, eps_high = getattr(now, "eps_low", None), getattr(now, "eps_high", None)
         if advantages is not None and eps_low is not None and eps_high is not None:
             outside = (ratio < 1.0 - eps_low) | (ratio > 1.0 + eps_high)
             found["train/clip_fraction"] = float(outside.float().mean())
@@ -257,7 +290,7 @@ def statistics(data: Batch, steps: Sequence[Step], now: Any, ratio_of: Ratio | N
                 gain = clipped_surrogate(ratio, advantages, eps_low, eps_high, getattr(now, "dual_clip", None))
                 found["train/policy_gradient_loss"] = -float(gain.mean())
         elif advantages is not None:
-            found["train/policy_gradient_loss"] = -float(policy_gradient(logp, advantages).mean())
+            found["train/policy_gradient_loss"] = -float(surrogate(ratio, advantages).mean())
     if entropy is not None:
         found["train/entropy"] = float(entropy.mean())
     if values is not None and returns is not None:
@@ -396,7 +429,9 @@ def _clip_gradient(optimizer: Optimizer, max_norm: float) -> float:
     """Scales the gradient down to a global norm of at most `max_norm`; returns the norm before."""
     parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm = float(torch.nn.utils.get_total_norm(gradients) if len(gradients) > 1 else gradients[0].norm())
+    norm = float(
+        torch.nn.utils.get_total_norm(gradients) if len(gradients) > 1 else torch.linalg.vector_norm(gradients[0])
+    )
     if norm > max_norm:
         for gradient in gradients:
             gradient.mul_(max_norm / (norm + 1e-6))

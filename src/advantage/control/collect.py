@@ -19,13 +19,20 @@ from advantage.control.environments import Envs, check_finite, finite
 from advantage.control.failures import in_memory
 from advantage.control.normalization import Normalizer
 from advantage.errors import RunFailed
-from advantage.trajectory import Batch, Policy, Rollout, Tree, tree_leaves, tree_map
+from advantage.trajectory import Batch, Evaluation, Policy, Rollout, Tree, tree_leaves, tree_map
 
 Array = np.ndarray[Any, Any]
 
 
 def collect(
-    envs: Envs, policy: Policy, normalizer: Normalizer, bounds: Bounds, num_steps: int, rng: np.random.Generator
+    envs: Envs,
+    policy: Policy,
+    normalizer: Normalizer,
+    bounds: Bounds,
+    num_steps: int,
+    rng: np.random.Generator,
+    *,
+    logp: bool = True,
 ) -> Rollout:
     """A rollout of `num_steps` steps of every environment, over the ends of episodes.
 
@@ -36,9 +43,11 @@ def collect(
         bounds: how raw actions meet their boxes; the raw ones are stored and scored.
         num_steps: T ≥ 1 steps of each environment.
         rng: the generator of the actions' noise; one draw for the whole rollout.
+        logp: whether the steps are scored; without, the critic alone is asked, once. An objective without a ratio needs
+            no more.
 
     Returns:
-        (environments, T) with rewards, values, next_values and logp_old. Reset rows are masked.
+        (environments, T) with rewards, values, next_values and, where asked for, logp_old. Reset rows are masked.
 
     Raises:
         NonFinite: a reward, an observation or an action is NaN or infinite; names quantity, step and environment.
@@ -50,7 +59,7 @@ def collect(
             envs.step(bounds.applied(policy.act(_tensors(envs.context, normalizer), None)))
     with in_memory(num_steps=num_steps, num_envs=envs.num_envs):
         tape = _record(envs, policy, normalizer, bounds, num_steps, rng)
-        return _scored(tape, policy, normalizer)
+        return _scored(tape, policy, normalizer, logp)
 
 
 def collect_episodes(
@@ -67,6 +76,8 @@ def collect_episodes(
 
     Returns:
         (episodes, longest), ordered by environment, `mask` false behind an end. A truncated episode counts as whole.
+        What an environment does after its own episodes, until the others have theirs, is thrown away; `envs.steps`
+        counts it.
 
     Raises:
         NonFinite, RunFailed: as `collect`.
@@ -75,12 +86,11 @@ def collect_episodes(
     envs.reset()
     normalizer.start()
     tapes: list[_Tape] = []
-    while True:
-        tapes.append(_record(envs, policy, normalizer, bounds, _CHUNK, rng))
-        ended = np.concatenate([tape.terminated | tape.truncated for tape in tapes])
-        if (ended.sum(0) >= owed).all():
-            break
+    left = owed.copy()
+    while (left > 0).any():
+        tapes.append(_record(envs, policy, normalizer, bounds, _CHUNK, rng, left))
     tape = _joined(tapes)
+    ended = tape.terminated | tape.truncated
     starts: list[tuple[int, int, int]] = []
     for env, quota in enumerate(owed):
         begin = 0
@@ -88,10 +98,10 @@ def collect_episodes(
             begin += int(np.argmax(tape.mask[begin:, env]))  # past the row that only resets
             starts.append((env, begin, int(end) + 1))
             begin = int(end) + 1
-    return _cut_to_episodes(_scored(tape, policy, normalizer), starts)
+    return _cut_to_episodes(_scored(tape, policy, normalizer, logp=True), starts)
 
 
-_CHUNK = 64  # steps recorded between two looks at whether all quotas are met
+_CHUNK = 64  # steps whose noise is drawn, and whose tape is made, at once
 
 
 @dataclass
@@ -109,9 +119,15 @@ class _Tape:
 
 
 def _record(
-    envs: Envs, policy: Policy, normalizer: Normalizer, bounds: Bounds, num_steps: int, rng: np.random.Generator
+    envs: Envs,
+    policy: Policy,
+    normalizer: Normalizer,
+    bounds: Bounds,
+    num_steps: int,
+    rng: np.random.Generator,
+    left: Array | None = None,
 ) -> _Tape:
-    """Steps the environments; nothing is scored."""
+    """Steps the environments, at most until each has ended as many episodes as are `left`; nothing is scored."""
     shape = (num_steps, envs.num_envs)
     noise = policy.noise(rng, shape)
     context = tree_map(lambda leaf: np.empty((num_steps + 1, *leaf.shape), leaf.dtype), envs.context)
@@ -119,11 +135,11 @@ def _record(
     tape = _Tape(context, None, np.zeros(shape), flags[0], flags[1], flags[2], first_step=envs.steps)
     chosen = []
     with torch.inference_mode():
-        for t in range(num_steps):
+        for t, drawn in enumerate(noise.unbind()):
             seen = envs.context
             _write(context, t, seen)
             tape.mask[t] = ~envs.resetting
-            raw = policy.act(_tensors(seen, normalizer), noise[t])
+            raw = policy.act(_tensors(seen, normalizer), drawn)
             chosen.append(raw)
             try:
                 step = envs.step(bounds.applied(raw))
@@ -133,10 +149,21 @@ def _record(
             tape.rewards[t], tape.terminated[t], tape.truncated[t] = step.rewards, step.terminated, step.truncated
             for env, observation in step.final.items():
                 tape.finals.append((t, env, observation))
-        _write(context, num_steps, envs.context)
+            if left is not None:
+                left -= step.terminated | step.truncated
+                if (left <= 0).all():
+                    break
+        _write(context, t + 1, envs.context)
         tape.actions = _stacked(chosen)
+    tape = tape if t + 1 == num_steps else _shortened(tape, t + 1)
     _check(tape)
     return tape
+
+
+def _shortened(tape: _Tape, steps: int) -> _Tape:
+    """The first steps of a tape."""
+    columns = {name: getattr(tape, name)[:steps] for name in ("rewards", "terminated", "truncated", "mask")}
+    return replace(tape, context=tree_map(lambda leaf: leaf[: steps + 1], tape.context), **columns)
 
 
 def _so_far(tape: _Tape, chosen: list[Tree]) -> _Tape:
@@ -149,7 +176,7 @@ def _stacked(chosen: list[Tree]) -> Tree:
     return tree_map(lambda *leaves: torch.stack(leaves).numpy(), *chosen)
 
 
-def _scored(tape: _Tape, policy: Policy, normalizer: Normalizer) -> Rollout:
+def _scored(tape: _Tape, policy: Policy, normalizer: Normalizer, logp: bool) -> Rollout:
     """The tape as a rollout: what the acting policy and critic say about all of it, in one call each."""
     raw = tape.context["observation"]
     seen = tape.context | {"observation": normalizer.observe(raw)}
@@ -162,29 +189,38 @@ def _scored(tape: _Tape, policy: Policy, normalizer: Normalizer) -> Rollout:
         terminated=_stream_first(tape.terminated),
         truncated=_stream_first(tape.truncated),
     )
+    said = Evaluation()
     with torch.no_grad():
-        said = policy.evaluate(Batch.of(rollout))
-        values = said.values
-        if values is None or said.logp is None:
-            raise ValueError("the policy's evaluate gave no logp or no values; collection needs both")
-        after = policy.value(_after(context, tape, normalizer))
-    following = torch.cat([values[:, 1:], after[: len(values), None]], dim=1)
-    for (t, env, _), value in zip(tape.finals, after[len(values) :], strict=True):
-        following[env, t] = value
+        if logp:
+            said = policy.evaluate(Batch.of(rollout))
+            if said.values is None or said.logp is None:
+                raise ValueError("the policy's evaluate gave no logp or no values; collection needs both")
+            last = policy.value(tree_map(lambda leaf: leaf[:, -1], context))
+            values, following = said.values, torch.cat([said.values[:, 1:], last[:, None]], dim=1)
+        else:
+            every = policy.value(tree_map(lambda leaf: torch.from_numpy(leaf).flatten(0, 1), seen))
+            moments = every.view(-1, len(rollout.mask))
+            values, following = moments[:-1].T.contiguous(), moments[1:].T.contiguous()
+        if tape.finals:
+            for (t, env, _), value in zip(tape.finals, policy.value(_ends(tape, normalizer)), strict=True):
+                following[env, t] = value
     normalizer.learn_observations(tree_map(lambda leaf: leaf[:-1], raw), tape.mask)
     return rollout.replace(
-        logp_old=said.logp, rewards=_stream_first(paid).to(values.dtype), values=values, next_values=following
+        logp_old=said.logp,
+        rewards=_stream_first(paid).to(values.dtype),
+        values=values,
+        next_values=following,
+        action_values=said.action_values,
     )
 
 
-def _after(context: Tree, tape: _Tape, normalizer: Normalizer) -> Tree:
-    """Contexts whose values follow the rollout: the last moment of every environment, then the final observations."""
-    last = tree_map(lambda leaf: leaf[:, -1], context["observation"])
-    if tape.finals:
-        ends = tree_map(lambda *leaves: np.stack(leaves), *(observation for _, _, observation in tape.finals))
-        finals = tree_map(torch.from_numpy, normalizer.observe(ends))
-        last = tree_map(lambda a, b: torch.cat([a, b]), last, finals)
-    return {"observation": last}
+def _ends(tape: _Tape, normalizer: Normalizer) -> Tree:
+    """The final observations as contexts. Which actions were legal there nobody says: all are."""
+    ends = tree_map(lambda *leaves: np.stack(leaves), *(observation for _, _, observation in tape.finals))
+    found = {"observation": tree_map(torch.from_numpy, normalizer.observe(ends))}
+    if "action_mask" in tape.context:
+        found["action_mask"] = torch.ones(len(tape.finals), tape.context["action_mask"].shape[-1], dtype=torch.bool)
+    return found
 
 
 def _cut_to_episodes(rollout: Rollout, starts: list[tuple[int, int, int]]) -> Rollout:
@@ -196,11 +232,12 @@ def _cut_to_episodes(rollout: Rollout, starts: list[tuple[int, int, int]]) -> Ro
     time = begin + torch.arange(int((end - begin).max()))
     inside = time < end
     chosen = env, torch.where(inside, time, begin)
-    columns = ("mask", "terminated", "truncated", "logp_old", "rewards", "values", "next_values")
+    columns = ("mask", "terminated", "truncated", "logp_old", "rewards", "values", "next_values", "action_values")
+    present = [name for name in columns if getattr(rollout, name) is not None]
     return rollout.replace(
         context=tree_map(lambda leaf: leaf[chosen], rollout.context),
         actions=tree_map(lambda leaf: leaf[chosen], rollout.actions),
-        **{name: getattr(rollout, name)[chosen].masked_fill(~inside, 0) for name in columns},
+        **{name: getattr(rollout, name)[chosen].masked_fill(~inside, 0) for name in present},
     )
 
 
@@ -230,7 +267,7 @@ def _check(tape: _Tape) -> None:
         [("observation", tape.context["observation"]), ("action", tape.actions), ("reward", paid)]
     ):
         for leaf in tree_leaves(tree):
-            if not (fine := finite(leaf)).all():
+            if leaf.dtype.kind == "f" and not (fine := finite(leaf)).all():
                 t = int(np.argwhere(~fine)[0, 0])
                 found.append((t, order, name, leaf[t : t + 1]))
     for t, env, observation in tape.finals:

@@ -81,10 +81,24 @@ def make_policy(observation: gym.Space[Any], action: gym.Space[Any], settings: C
     """The network of these settings, its weights drawn under a seed of their own."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the devices too, for good
+        if getattr(settings, "critic", "v") != "v":
+            from advantage.control.action_values import ActionCritic
+
+            return ActionCritic(observation, action, settings)
         return ActorCritic(observation, action, settings)
 
 
-def _trunk(inputs: int, settings: Control) -> nn.Sequential:
+class Trunk(nn.Sequential):
+    """Layers in a row, called without the bookkeeping of hooks, which costs a small layer as much as its arithmetic."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (N, …) through all layers; hooks on this module are called, those on its layers are not."""
+        for layer in self._modules.values():
+            features = layer.forward(features)
+        return features
+
+
+def _trunk(inputs: int, settings: Control) -> Trunk:
     layers: list[nn.Module] = []
     for size in settings.network:
         layers.append(nn.Linear(inputs, size))
@@ -92,4 +106,4 @@ def _trunk(inputs: int, settings: Control) -> nn.Sequential:
             layers.append(nn.LayerNorm(size))
         layers.append(ACTIVATIONS[settings.activation]())
         inputs = size
-    return nn.Sequential(*layers)
+    return Trunk(*layers)
