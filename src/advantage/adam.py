@@ -8,6 +8,7 @@ state is still named by parameter. It is made after the module has its final dty
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -23,15 +24,16 @@ class FlatAdam:
         θ ← θ − α (m / (1 − β₁ᵏ)) / (√(v / (1 − β₂ᵏ)) + ε),   β₁ = 0.9, β₂ = 0.999
 
     Args:
-        module: whose parameters are trained; all of one dtype and device.
+        module: whose parameters are trained, or those parameters by name; all of one dtype and device.
         learning_rate: α ≥ 0, changed by `param_groups[0]["lr"]` as in torch.
         eps: ε > 0.
 
     Source: Kingma & Ba 2015, algorithm 1.
     """
 
-    def __init__(self, module: nn.Module, learning_rate: float, eps: float) -> None:
-        named = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+    def __init__(self, module: nn.Module | Mapping[str, nn.Parameter], learning_rate: float, eps: float) -> None:
+        every = dict(module.named_parameters()) if isinstance(module, nn.Module) else module
+        named = {name: parameter for name, parameter in every.items() if parameter.requires_grad}
         self._sizes = {name: parameter.numel() for name, parameter in named.items()}
         self._flat = torch.cat([parameter.detach().reshape(-1) for parameter in named.values()])
         self._flat.grad = torch.zeros_like(self._flat)

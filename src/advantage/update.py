@@ -196,6 +196,16 @@ def schedule(settings: S, update: Moment, collected: int, optimizer: Optimizer) 
     return now
 
 
+def of_each_critic(new: Evaluation, loss: Callable[[Tensor], Tensor]) -> Tensor:
+    """The loss of a critic's values, elementwise; of an ensemble the mean of its critics' own losses.
+
+    The loss of their mean would train them as one: what one of them overestimates another could make up for.
+    """
+    if new.ensemble is None:
+        return loss(new.values)
+    return torch.stack([loss(values) for values in new.ensemble.unbind(-1)]).mean(0)
+
+
 def within_target_kl(now: Any) -> Callable[[Evaluation, Batch], bool] | None:
     """Whether the policy is still near enough to the collecting one for another step; None where nothing is asked."""
     if now.target_kl is None:

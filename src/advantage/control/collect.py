@@ -17,6 +17,7 @@ from torch import Tensor
 from advantage.control.actions import Bounds
 from advantage.control.environments import Envs, check_finite, finite
 from advantage.control.failures import in_memory
+from advantage.control.layers import learn_moments, settle_moments
 from advantage.control.normalization import Normalizer
 from advantage.errors import RunFailed
 from advantage.trajectory import Batch, Policy, Rollout, Tree, tree_leaves, tree_map
@@ -112,6 +113,7 @@ def _record(
     envs: Envs, policy: Policy, normalizer: Normalizer, bounds: Bounds, num_steps: int, rng: np.random.Generator
 ) -> _Tape:
     """Steps the environments; nothing is scored."""
+    settle_moments(policy)
     shape = (num_steps, envs.num_envs)
     noise = policy.noise(rng, shape)
     context = tree_map(lambda leaf: np.empty((num_steps + 1, *leaf.shape), leaf.dtype), envs.context)
@@ -171,6 +173,7 @@ def _scored(tape: _Tape, policy: Policy, normalizer: Normalizer) -> Rollout:
     following = torch.cat([values[:, 1:], after[: len(values), None]], dim=1)
     for (t, env, _), value in zip(tape.finals, after[len(values) :], strict=True):
         following[env, t] = value
+    learn_moments(policy, rollout)
     normalizer.learn_observations(tree_map(lambda leaf: leaf[:-1], raw), tape.mask)
     return rollout.replace(
         logp_old=said.logp, rewards=_stream_first(paid).to(values.dtype), values=values, next_values=following
