@@ -17,7 +17,7 @@ from advantage.adam import FlatAdam
 from advantage.algorithms.ppo import normalized
 from advantage.control.actions import Bounds
 from advantage.control.collect import collect
-from advantage.control.distributions import Bernoulli, Gaussian
+from advantage.control.distributions import Bernoulli, Gaussian, constant
 from advantage.control.policy import ActorCritic
 from advantage.control.settings import OnPolicy
 from advantage.control.setup import describe, prepare
@@ -71,12 +71,12 @@ def critic_objective(new: Evaluation, batch: Batch, now: Settings) -> Tensor:
 def policy_step(policy: ActorCritic, data: Batch, now: Settings, noise: Tensor | None = None) -> dict[str, float]:
     """The one step of an update; what came of it, as metrics. All rows take part at once."""
     with torch.no_grad():
-        old = policy.evaluate(data)
-    assert old.logp is not None
+        said = policy.evaluate(data)
+    old = constant(said.distribution)
 
     def measure() -> tuple[Tensor, Tensor]:
         new = policy.evaluate(data)
-        return objective(new, data, now), mean_kl(old.distribution, new.distribution, data, now)
+        return objective(new, data, now), mean_kl(old, new.distribution, data, now)
 
     moved = move(list(policy.actor_parameters().values()), measure, now, noise)
     found = {
@@ -84,7 +84,7 @@ def policy_step(policy: ActorCritic, data: Batch, now: Settings, noise: Tensor |
         "train/policy_gradient_loss": -moved.gain,
         "train/kl_divergence_loss": moved.kl,
         "train/policy_gradient_norm": moved.gradient_norm,
-        "train/first_ratio_error": float((old.logp - data.logp_old).expm1().abs().max()),
+        "train/first_ratio_error": float((said.logp - data.logp_old).expm1().abs().max()),
     }
     return found if now.step == "natural" else found | {"train/is_line_search_success": float(moved.taken)}
 
@@ -114,7 +114,7 @@ def train(target: Any, settings: Settings, run: LiveRun) -> None:
             moved = policy_step(policy, normalized(data, now), now, search_noise(policy, now, run))
             batches = minibatches(data, now.critic_epochs, now.minibatch_size, run.rng("minibatches"))
             steps = [ascend(policy, optimizer, critic_objective, batch, now) for batch in batches]
-        found = statistics(data, steps, now) | moved
-        found["train/loss"] = moved["train/policy_gradient_loss"] - float(sum(s.objective for s in steps)) / len(steps)
-        run.log(describe(rollout, bounds) | found, rollout, envs.finished_episodes())
+        found = statistics(data, steps, now)
+        moved["train/loss"] = moved["train/policy_gradient_loss"] + found["train/loss"]
+        run.log(describe(rollout, bounds) | found | moved, rollout, envs.finished_episodes())
     envs.close()

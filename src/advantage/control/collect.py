@@ -72,6 +72,34 @@ def collect_episodes(
     Raises:
         NonFinite, RunFailed: as `collect`.
     """
+    tape, starts = _episodes(envs, policy, normalizer, bounds, episodes, rng)
+    return _cut_to_episodes(_scored(tape, policy, normalizer), starts)
+
+
+def collect_log(
+    envs: Envs, policy: Policy, normalizer: Normalizer, bounds: Bounds, episodes: int, rng: np.random.Generator
+) -> Rollout:
+    """Whole episodes, as `collect_episodes` has them, for a critic that is yet to come.
+
+    Args and raises: as for `collect_episodes`.
+
+    Returns:
+        (episodes, longest + 1): behind a stream's last decision, masked, stands the observation that followed it.
+    """
+    tape, starts = _episodes(envs, policy, normalizer, bounds, episodes, rng)
+    rollout = _cut_to_episodes(_scored(tape, policy, normalizer), starts, room=1)
+    seen, finals = tape.context["observation"], {(t, env): observation for t, env, observation in tape.finals}
+    for stream, (env, begin, end) in enumerate(starts):
+        ending = finals.get((end - 1, env)) or tree_map(lambda leaf, end=end, env=env: leaf[end, env], seen)
+        for leaf, last in zip(tree_leaves(rollout.context["observation"]), tree_leaves(ending), strict=True):
+            leaf[stream, end - begin] = torch.from_numpy(np.asarray(last))
+    return rollout
+
+
+def _episodes(
+    envs: Envs, policy: Policy, normalizer: Normalizer, bounds: Bounds, episodes: int, rng: np.random.Generator
+) -> tuple[_Tape, list[tuple[int, int, int]]]:
+    """What was recorded until every environment had played what it owes, and (environment, begin, end) of each."""
     owed = np.array([len(range(i, episodes, envs.num_envs)) for i in range(envs.num_envs)])
     envs.reset()
     normalizer.start()
@@ -89,7 +117,7 @@ def collect_episodes(
             begin += int(np.argmax(tape.mask[begin:, env]))  # past the row that only resets
             starts.append((env, begin, int(end) + 1))
             begin = int(end) + 1
-    return _cut_to_episodes(_scored(tape, policy, normalizer), starts)
+    return tape, starts
 
 
 _CHUNK = 64  # steps recorded between two looks at whether all quotas are met
@@ -190,13 +218,14 @@ def _after(context: Tree, tape: _Tape, normalizer: Normalizer) -> Tree:
     return {"observation": last}
 
 
-def _cut_to_episodes(rollout: Rollout, starts: list[tuple[int, int, int]]) -> Rollout:
+def _cut_to_episodes(rollout: Rollout, starts: list[tuple[int, int, int]], room: int = 0) -> Rollout:
     """Streams of one episode each from streams of several, (environment, begin, end) by (environment, begin, end).
 
-    Behind an end stands the episode's first decision once more, masked: legal, and within its spaces.
+    Behind an end, at least `room` times, stands the episode's first decision once more, masked: legal, and within its
+    spaces.
     """
     env, begin, end = torch.tensor(starts).T.unsqueeze(-1)
-    time = begin + torch.arange(int((end - begin).max()))
+    time = begin + torch.arange(int((end - begin).max()) + room)
     inside = time < end
     chosen = env, torch.where(inside, time, begin)
     columns = ("mask", "terminated", "truncated", "logp_old", "rewards", "values", "next_values")

@@ -6,6 +6,7 @@ argument, log-probabilities and entropies are summed over the parts of an action
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -254,6 +255,20 @@ class MultiCategorical:
         """Σ over choices."""
         pairs = zip(self.choices, other.choices, strict=True)
         return torch.stack([one.kl(its) for one, its in pairs]).sum(0)
+
+
+def constant(distribution: Any) -> Any:
+    """A copy that nothing moves: a Gaussian's log-std may be the very parameter that the next step changes."""
+    if isinstance(distribution, Tensor):
+        return distribution.detach().clone()
+    if isinstance(distribution, tuple):
+        return tuple(map(constant, distribution))
+    if isinstance(distribution, dict):
+        return {key: constant(part) for key, part in distribution.items()}
+    if dataclasses.is_dataclass(distribution) and not isinstance(distribution, type):
+        fields = {field.name: constant(getattr(distribution, field.name)) for field in dataclasses.fields(distribution)}
+        return dataclasses.replace(distribution, **fields)
+    return distribution
 
 
 def _sum(event_dims: int, x: Tensor) -> Tensor:

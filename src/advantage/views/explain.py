@@ -19,7 +19,7 @@ from advantage.errors import UserError
 from advantage.settings import resolve
 from advantage.trajectory import Batch, Evaluation, Rollout
 from advantage.update import estimate, scheduled_settings
-from advantage.views.ladder import Ladder, Place, Rung, credit, gradient_rung, ppo_rungs, render
+from advantage.views.ladder import Ladder, Place, Rung, credit, gradient_rung, off_policy_rungs, ppo_rungs, render
 
 __all__ = ["Ladder", "Rung", "explain", "render"]
 
@@ -105,9 +105,13 @@ def _said(run: Run, rollout: Rollout) -> Evaluation:
 
 def _step(algorithm: Any, rollout: Rollout, said: Evaluation, now: Any, place: Place) -> list[Rung]:
     """From the advantage to the decision's share in the gradient."""
-    advantages, returns = estimate(rollout, now.gamma, now.gae_lambda)
+    advantages, returns = (
+        algorithm.estimated(rollout, now)
+        if hasattr(algorithm, "estimated")
+        else estimate(rollout, now.gamma, now.gae_lambda)
+    )
     batch = Batch.of(rollout, advantages, returns)
-    rungs = []
+    rungs = off_policy_rungs(batch, place) if rollout.logp_sampler is not None else []
     if now.normalize_advantages:
         ddof = DIALECTS[now.numerics].advantage_ddof
         true = batch.advantages[rollout.mask]
