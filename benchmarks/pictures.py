@@ -15,7 +15,6 @@ import numpy as np
 
 from advantage.tabular import (
     MDP,
-    exact_natural_gradient,
     expected_return,
     policy_values,
     softmax_policy,
@@ -31,39 +30,60 @@ DELTA, EPSILON = 0.01, 0.2  # the bound on the mean KL, and the clip's half-widt
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 
-def process(seed: int = 1, gamma: float = 0.95) -> tuple[MDP, Floats]:
-    """Eight states and an end, three actions, transitions and rewards at random; and the logits of a policy."""
+def process(seed: int = 16, gamma: float = 0.95) -> tuple[MDP, Floats, Floats]:
+    """Eight states and an end, three actions, all at random; features (S, A, 1) of a policy, and its one parameter.
+
+    π(a|s) is the softmax of θ φ(s, a): the states share θ, as those of a network do, so that no state has its own way.
+    """
     rng = np.random.default_rng(seed)
-    P = rng.dirichlet(np.full(9, 0.4), size=(3, 9))
+    P = rng.dirichlet(np.full(9, 0.3), size=(3, 9))
     P[:, :, -1] = 0.02
     P /= P.sum(-1, keepdims=True)
     R = rng.normal(size=(3, 9, 9))
-    return MDP(P, R, gamma, np.arange(9) == 8, np.append(np.full(8, 1 / 8), 0.0)), rng.normal(size=(9, 3))
+    start = np.append(np.full(8, 1 / 8), 0.0)
+    return MDP(P, R, gamma, np.arange(9) == 8, start), rng.normal(size=(9, 3, 1)), 0.5 * rng.normal(size=1)
+
+
+def corridor(length: int = 10, gamma: float = 0.95) -> tuple[MDP, Floats]:
+    """Cells in a row, a tenth of the moves the other way, 1 at the end; and a policy that goes right 7 times in 10."""
+    P = np.zeros((2, length + 1, length + 1))
+    for cell in range(length):
+        for action, way in ((0, -1), (1, 1)):
+            P[action, cell, max(cell + way, 0)] += 0.9
+            P[action, cell, max(cell - way, 0)] += 0.1
+    P[:, length, length] = 1.0
+    R = np.zeros_like(P)
+    R[:, :, length] = 1.0
+    start = np.append(np.full(length, 1 / length), 0.0)
+    return MDP(P, R, gamma, np.arange(length + 1) == length, start), np.tile([0.3, 0.7], (length + 1, 1))
 
 
 # --- along one step ---
 
 
-def along_a_step(mdp: MDP, logits: Floats, lengths: Floats) -> dict[str, Floats]:
+def along_a_step(mdp: MDP, features: Floats, theta: Floats, lengths: Floats) -> dict[str, Floats]:
     """J, the surrogate, the clipped surrogate (all less what they are at 0) and the mean KL, along the natural step.
 
-    A length of 1 is the step that TRPO tries first: √(2δ / xᵀFx) x.
+    A length of 1 is the step that TRPO tries first: √(2δ / xᵀFx) x with F x = ∇J, both exact.
     """
-    old = np.asarray(softmax_policy(logits))
+    old = np.asarray(softmax_policy(features @ theta))
     values = policy_values(mdp, old)
     visits, advantages = np.asarray(state_visitation(mdp, old)), mdp.q(values) - values[:, None]
-    x = np.asarray(exact_natural_gradient(mdp, logits))
-    spread = (old * x**2).sum(1) - (old * x).sum(1) ** 2  # xᵀ(diag π − π πᵀ)x of every state
-    step = np.sqrt(2 * DELTA / (visits @ spread / visits.sum())) * x
+    score = features - (old[:, :, None] * features).sum(1, keepdims=True)  # ∂ log π(a|s)
+    met = visits[:, None] * old
+    gradient = np.einsum("sa,sak->k", met * advantages, score)
+    fisher = np.einsum("sa,sak,sal->kl", met / visits.sum(), score, score)
+    x = np.linalg.solve(fisher, gradient)
+    step = np.sqrt(2 * DELTA / (x @ gradient)) * x
     found: dict[str, list[float]] = {name: [] for name in ("J", "surrogate", "clipped surrogate", "KL")}
     for length in lengths:
-        new = np.asarray(softmax_policy(logits + length * step))
+        new = np.asarray(softmax_policy(features @ (theta + length * step)))
         ratio = new / old
         clipped = np.minimum(ratio * advantages, np.clip(ratio, 1 - EPSILON, 1 + EPSILON) * advantages)
         found["J"].append(expected_return(mdp, new) - expected_return(mdp, old))
         found["surrogate"].append(float(visits @ (new * advantages).sum(1)))
-        found["clipped surrogate"].append(float(visits @ (old * clipped).sum(1)))
-        found["KL"].append(float(visits @ (old * np.log(old / new)).sum(1) / visits.sum()))
+        found["clipped surrogate"].append(float((met * clipped).sum()))
+        found["KL"].append(float((met * np.log(old / new)).sum() / visits.sum()))
     return {name: np.array(column) for name, column in found.items()}
 
 
@@ -98,22 +118,20 @@ def gae_moments(mdp: MDP, policy: Floats, critic: Floats, lam: float) -> tuple[F
 
 
 def bias_and_spread(lams: Floats) -> dict[str, Floats]:
-    """Root mean squares over the states and actions that a policy meets, with a critic that is wrong by a third."""
-    mdp, logits = process()
-    policy = np.asarray(softmax_policy(logits))
+    """Root mean squares over the states and actions that a policy meets; its critic errs as much as the values vary."""
+    mdp, policy = corridor()
     values = policy_values(mdp, policy)
-    errors = np.random.default_rng(0).normal(size=values.shape)
-    critic = values + errors * values[~mdp.terminal].std() / 3
+    critic = values + np.random.default_rng(0).normal(size=values.shape) * values[~mdp.terminal].std()
+    critic[mdp.terminal] = 0.0
     weight = np.asarray(state_visitation(mdp, policy))[:, None] * policy
     weight /= weight.sum()
     found: dict[str, list[float]] = {"bias": [], "standard deviation": [], "root mean square error": []}
-    advantages = mdp.q(values) - values[:, None]
+    exact = mdp.q(values) - critic[:, None]  # what λ = 1 has on average: A, and a baseline that does no harm
     for lam in lams:
         mean, variance = gae_moments(mdp, policy, critic, float(lam))
-        bias = mean - (advantages + (values - critic)[:, None])  # what is left for λ = 1 is a baseline, and no bias
-        found["bias"].append(float(np.sqrt((weight * bias**2).sum())))
+        found["bias"].append(float(np.sqrt((weight * (mean - exact) ** 2).sum())))
         found["standard deviation"].append(float(np.sqrt((weight * variance).sum())))
-        found["root mean square error"].append(float(np.sqrt((weight * (bias**2 + variance)).sum())))
+        found["root mean square error"].append(float(np.sqrt((weight * ((mean - exact) ** 2 + variance)).sum())))
     return {name: np.array(column) for name, column in found.items()}
 
 
@@ -130,47 +148,41 @@ def baseline_variance(baselines: Floats) -> Floats:
 def draw_trust_region(out: Path) -> None:
     """Two panels: everything along one step, and a step inside the bound that lowers J."""
     figure, (left, right) = _figure()
-    lengths = np.linspace(0, 8, 401)
-    mdp, logits = process()
-    found = along_a_step(mdp, logits, lengths)
+    lengths = np.linspace(0, 6, 301)
+    found = along_a_step(*process(), lengths)
     _panel(
         left,
         "Along one natural step",
-        "gain over the old policy, and the mean KL (right)",
-        "length of the step, 1 = TRPO's",
+        "gain over the old policy; dashed, the mean KL (right axis)",
+        "length, 1 = TRPO's",
     )
-    for name, colour in zip(("J", "surrogate", "clipped surrogate"), COLOURS, strict=False):
-        left.plot(lengths, found[name], color=colour, lw=1.9, label={"J": "J, the expected return"}.get(name, name))
-    far = left.twinx()
-    far.plot(lengths, found["KL"], color=COLOURS[3], lw=1.9, ls="--", label="mean KL (right axis)")
-    far.axhline(DELTA, color=COLOURS[3], lw=0.8)
-    far.annotate("δ = 0.01", (8, DELTA), (-4, 3), textcoords="offset points", ha="right", color=COLOURS[3], fontsize=8)
-    far.spines[:].set_visible(False)
-    far.tick_params(colors=SOFT, length=0)
-    far.set_ylim(0, None)
+    names = {"J": "J, the expected return", "surrogate": "surrogate L", "clipped surrogate": "clipped surrogate"}
+    for (name, label), colour in zip(names.items(), COLOURS, strict=False):
+        left.plot(lengths, found[name], color=colour, lw=1.9, label=label)
     left.axvline(1, color=SOFT, lw=0.8, ls=":")
-    left.set_ylim(min(0.0, float(found["J"].min())) * 1.1, float(found["surrogate"].max()) * 1.02)
-    lines = [*left.get_lines()[:3], far.get_lines()[0]]
-    left.legend(
-        lines, [str(line.get_label()) for line in lines], frameon=False, labelcolor=INK, loc="upper left", fontsize=8
-    )
+    left.set_ylim(-0.1, 0.95)
+    left.legend(frameon=True, edgecolor="none", framealpha=0.9, labelcolor=INK, loc="upper left", fontsize=8.5)
+    far = left.twinx()
+    far.plot(lengths, found["KL"], color=COLOURS[3], lw=1.9, ls="--")
+    far.annotate("KL", (lengths[-1], found["KL"][-1]), (4, -3), textcoords="offset points", color=COLOURS[3])
+    far.spines[:].set_visible(False)
+    far.tick_params(colors=COLOURS[3], length=0)
+    far.set_ylim(-0.1 / 0.95 * 0.9, 0.9)
+    far.scatter([1.0], [DELTA], color=COLOURS[3], s=24, zorder=3)
+    far.annotate("δ = 0.01", (1.0, DELTA), (6, -14), textcoords="offset points", color=COLOURS[3], fontsize=8.5)
 
     p = np.linspace(0.15, 0.36, 401)
     shared = one_parameter(p)
-    _panel(right, "A step inside the trust region that lowers J", "J = p − 2p², two states share one p", "p")
+    _panel(right, "A step inside the trust region that lowers J", "J = p − 2p²: two states share one p", "p")
     inside = p[shared["KL"] <= DELTA]
     right.axvspan(inside[0], inside[-1], color=COLOURS[3], alpha=0.12, lw=0, label="KL ≤ 0.01 from p = 0.24")
     right.plot(p, shared["J"], color=COLOURS[0], lw=1.9, label="J")
-    right.plot(p, shared["surrogate"], color=COLOURS[1], lw=1.9, label="J(old) + surrogate")
+    right.plot(p, shared["surrogate"], color=COLOURS[1], lw=1.9, label="J(old) + surrogate L")
     ends = one_parameter(np.array([0.24, inside[-1]]))["J"]
     right.scatter([0.24, inside[-1]], ends, color=INK, s=24, zorder=3)
-    for x, y, text, place in (
-        (0.24, ends[0], "old: {:.4f}", (-8, -16)),
-        (inside[-1], ends[1], "best L: {:.4f}", (8, -4)),
-    ):
-        ha = "right" if place[0] < 0 else "left"
-        right.annotate(text.format(y), (x, y), place, textcoords="offset points", ha=ha, color=INK, fontsize=8.5)
-    right.legend(frameon=False, labelcolor=INK, loc="lower left", fontsize=8)
+    _told(right, 0.24, ends[0], "old: {:.4f}", (0, -20), "center")
+    _told(right, inside[-1], ends[1], "best L: {:.4f}", (8, -3), "left")
+    right.legend(frameon=False, labelcolor=INK, loc="lower left", fontsize=8.5)
     _save(figure, out)
 
 
@@ -179,42 +191,32 @@ def draw_bias_and_variance(out: Path) -> None:
     figure, (left, right) = _figure()
     lams = np.linspace(0, 1, 101)
     found = bias_and_spread(lams)
-    _panel(
-        left,
-        "GAE from TD(0) to Monte Carlo",
-        "of Â given (s, a), root mean square; the critic is wrong by a third",
-        "λ",
-    )
+    about = "of Â given (s, a), root mean squares; the critic errs as much as V varies"
+    _panel(left, "GAE from TD(0) to Monte Carlo", about, "λ")
     for (name, curve), colour in zip(found.items(), (COLOURS[1], COLOURS[0], COLOURS[2]), strict=True):
         left.plot(lams, curve, color=colour, lw=1.9, label=name)
-    best = int(found["root mean square error"].argmin())
-    height = found["root mean square error"][best]
-    left.scatter([lams[best]], [height], color=COLOURS[2], s=24, zorder=3)
-    left.annotate(f"least at λ = {lams[best]:.2f}", (lams[best], height), (0, 9), textcoords="offset points",
-                  ha="center", color=COLOURS[2], fontsize=8.5)  # fmt: skip
+    error = found["root mean square error"]
+    best = int(error.argmin())
+    left.scatter([lams[best]], [error[best]], color=COLOURS[2], s=24, zorder=3)
+    _told(left, lams[best], error[best], f"least at λ = {lams[best]:.2f}", (0, 14), "center", COLOURS[2])
     left.set_ylim(0, None)
-    left.legend(frameon=False, labelcolor=INK, fontsize=8, loc="center left", bbox_to_anchor=(0.0, 0.35))
+    left.legend(frameon=False, labelcolor=INK, fontsize=8.5, loc="lower left")
 
     b = np.linspace(-0.1, 1.0, 221)
-    _panel(
-        right,
-        "A baseline that raises the variance",
-        "two arms, π = (.9, .1), pay 1 and 0: variance of the gradient",
-        "b",
-    )
+    about = "variance of the gradient; two arms, π = (.9, .1), that pay 1 and 0"
+    _panel(right, "A baseline that raises the variance", about, "b, subtracted from the reward")
     right.plot(b, baseline_variance(b), color=COLOURS[0], lw=1.9)
-    marked = {
-        0.0: ("none: {:.4f}", (6, 14)),
-        0.1: ("best, b = 0.1: {:.4f}", (12, 2)),
-        0.9: ("b = V = 0.9: {:.4f}", (-10, 0)),
-    }
-    for x, (text, place) in marked.items():
-        y = float(baseline_variance(np.array([x]))[0])
-        right.scatter([x], [y], color=INK, s=24, zorder=3)
-        ha = "right" if place[0] < 0 else "left"
-        right.annotate(text.format(y), (x, y), place, textcoords="offset points", ha=ha, color=INK, fontsize=8.5)
-    right.set_ylim(0, None)
+    none, best_one, value = (float(each) for each in baseline_variance(np.array([0.0, 0.1, 0.9])))
+    right.scatter([0.0, 0.1, 0.9], [none, best_one, value], color=INK, s=24, zorder=3)
+    _told(right, 0.0, none, "none: {:.4f}", (-4, 12), "left")
+    _told(right, 0.1, abs(best_one), "best, b = 0.1: {:.4f}", (4, -16), "left")
+    _told(right, 0.9, value, "b = V = 0.9: {:.4f}", (-10, 2), "right")
+    right.set_ylim(-0.006, None)
     _save(figure, out)
+
+
+def _told(axis: Axes, x: float, y: float, text: str, by: tuple[int, int], side: str, colour: str = INK) -> None:
+    axis.annotate(text.format(y), (x, y), by, textcoords="offset points", ha=side, color=colour, fontsize=8.5)
 
 
 def _figure() -> tuple[Any, Any]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from advantage.core import discounts, gae, td_residual, traces
-from advantage.tabular import softmax_policy, state_visitation
+from advantage.tabular import softmax_policy
 from benchmarks.pictures import (
     DELTA,
     along_a_step,
@@ -23,8 +23,8 @@ from tests.algorithms.tables import episodes_of
 @pytest.mark.parametrize("lam", [0.0, 0.7, 1.0])
 def test_moments_of_gae_are_what_samples_have(lam: float) -> None:
     """30,000 episodes: mean and variance of Â at their first step, by state and action, within 4.5 standard errors."""
-    mdp, logits = process()
-    policy = np.asarray(softmax_policy(logits))
+    mdp, features, theta = process()
+    policy = np.asarray(softmax_policy(features @ theta))
     critic = np.random.default_rng(2).normal(size=9) * ~mdp.terminal
     rollout = episodes_of(mdp, policy, 30_000, seed=0, longest=1000)
     V = torch.from_numpy(critic)[rollout.context["observation"]]
@@ -49,18 +49,17 @@ def test_what_is_seen_in_them() -> None:
     lams = np.linspace(0, 1, 21)
     found = bias_and_spread(lams)
     assert found["bias"][-1] < 1e-9 < 0.1 < found["bias"][0]
-    assert (np.diff(found["standard deviation"]) > 0).all()
-    assert 0 < found["root mean square error"].argmin() < 20
+    assert found["standard deviation"][-1] > 2 * found["standard deviation"][0]
+    assert 2 < found["root mean square error"].argmin() < 19
     b = np.array([0.0, 0.9])
     np.testing.assert_allclose(baseline_variance(b), [0.0009, 0.0576], atol=1e-12)
     step = one_parameter(np.array([0.24, 0.304]))
     assert step["KL"][1] <= DELTA * 1.05 and step["surrogate"][1] > step["J"][0] > step["J"][1]
 
 
-def test_the_step_of_length_one_reaches_the_bound_and_longer_ones_lose() -> None:
-    mdp, logits = process()
-    found = along_a_step(mdp, logits, np.array([0.0, 0.01, 1.0, 8.0]))
+def test_along_the_step_j_turns_where_the_surrogate_goes_on() -> None:
+    found = along_a_step(*process(), np.array([0.0, 0.01, 1.0, 3.0, 6.0]))
     assert found["KL"][2] == pytest.approx(DELTA, rel=0.2)
     assert found["J"][1] == pytest.approx(found["surrogate"][1], rel=0.02)
-    assert found["clipped surrogate"][3] < found["surrogate"][3]
-    assert np.isfinite(np.asarray(state_visitation(mdp, np.asarray(softmax_policy(logits))))).all()
+    assert found["J"][3] > found["J"][4] and found["surrogate"][3] < found["surrogate"][4]
+    assert found["clipped surrogate"][2] > found["clipped surrogate"][4]

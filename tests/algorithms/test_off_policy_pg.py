@@ -22,10 +22,10 @@ from advantage.control.behaviour import Uniform
 from advantage.control.collect import collect_log
 from advantage.errors import UserError
 from advantage.settings import resolve
-from advantage.tabular import MDP, exact_policy_gradient, state_visitation
+from advantage.tabular import MDP, exact_policy_gradient, policy_values, state_visitation
 from advantage.trajectory import Batch, Evaluation, Rollout, tree_map
 from advantage.views.explain import explain
-from tests.algorithms.tables import Table, advantages_of, episodes_of, within
+from tests.algorithms.tables import Table, episodes_of, within
 from tests.algorithms.test_ppo import ENDS_TO_END
 from tests.control.scripted import Echo, Masked
 from tests.control.worlds import Paid, world
@@ -44,7 +44,7 @@ BOX = spaces.Box(-1.0, 1.0, (2,), np.float32)
 def process(gamma: float) -> tuple[MDP, Table, np.ndarray]:
     """A process, the table that learns, and the uniform behaviour."""
     mdp = random_mdp(4, gamma, states=5, actions=2)
-    logits = 0.7 * np.random.default_rng(1).normal(size=(5, 2))
+    logits = 1.2 * np.random.default_rng(1).normal(size=(5, 2))
     return mdp, Table(logits, values=np.linspace(-1, 1, 5) * ~mdp.terminal), np.full((5, 2), 0.5)
 
 
@@ -73,19 +73,23 @@ def test_products_of_ratios_give_the_exact_policy_gradient(weights: str, gamma: 
 
 
 def by_states_of(mdp: MDP, table: Table, states_of: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Σ_s d(s) Σ_a w(s, a) A^π(s, a) ∇log π(a|s), d the visits of a policy: what weights a step estimate."""
+    """Σ_s d(s) Σ_a w(s, a) (Q^π(s, a) − V(s)) ∇log π(a|s), d the visits of a policy: what weights a step estimate.
+
+    V is the table's critic, which is wrong: with w = π it is a baseline and drops out, with another w it does not.
+    """
     visits = np.asarray(state_visitation(mdp, states_of))
-    pull = visits[:, None] * weight * advantages_of(mdp, table.policy)
+    advantages = mdp.q(policy_values(mdp, table.policy)) - table.values.numpy()[:, None]
+    pull = visits[:, None] * weight * advantages
     return pull - table.policy * pull.sum(1, keepdims=True)
 
 
 def test_a_ratio_a_step_corrects_the_action_and_not_the_state() -> None:
-    """Its own exact expectation has the states of μ (ERRATA 11); ∇J is elsewhere, by many standard errors."""
+    """Its own exact expectation has the states of μ (ERRATA 11); ∇J is elsewhere, and fails the same test."""
     mdp, table, uniform = process(1.0)
     found = sampled(1.0, weights="step")
     print(f"step: within {within(found, by_states_of(mdp, table, uniform, table.policy)):.1f} standard errors")
     with pytest.raises(AssertionError, match="standard errors"):
-        within(found, exact_policy_gradient(mdp, table.logits.detach().numpy()), errors=10)
+        within(found, exact_policy_gradient(mdp, table.logits.detach().numpy()))
 
 
 @pytest.mark.parametrize("cap", [1.0, 1.2])
@@ -98,14 +102,14 @@ def test_truncation_is_biased_by_what_is_computed(cap: float) -> None:
     truncated = by_states_of(mdp, table, uniform, kept)
     print(f"cap {cap}: within {within(found, truncated):.1f} standard errors of the truncated expectation")
     with pytest.raises(AssertionError, match="standard errors"):
-        within(found, by_states_of(mdp, table, uniform, table.policy), errors=6)
+        within(found, by_states_of(mdp, table, uniform, table.policy))
 
 
 def test_without_correction_in_the_advantage_it_would_be_that_of_the_behaviour() -> None:
     """One wrong choice shows: ratios cut to nearly 0 leave one-step advantages of a wrong critic."""
     mdp, table, uniform = process(1.0)
     with pytest.raises(AssertionError, match="standard errors"):
-        within(sampled(1.0, weights="step", trace_cap=1e-6), by_states_of(mdp, table, uniform, table.policy), errors=6)
+        within(sampled(1.0, weights="step", trace_cap=1e-6), by_states_of(mdp, table, uniform, table.policy))
 
 
 def test_targets_of_the_critic_are_values_of_the_learner() -> None:
@@ -170,17 +174,22 @@ def test_the_objective_by_hand() -> None:
     torch.testing.assert_close(slope, rows([1.0, -0.5], [15.0, 0.0]))  # w Â / episodes: the weight has no gradient
 
 
+def support(batch: Batch, now: off.Settings) -> dict[str, float]:
+    weights = off.log_weights(batch.logp_old, batch, now)
+    return off.support(batch, weights, off.truncated(weights, now), now.weight_cap)
+
+
 def test_effective_sample_size_by_hand() -> None:
     """(Σw)²/(n Σw²): 1 of equal weights, 1/n of a single one, and finite however large the products are."""
     now = off.Settings(weight_cap=3.0)
     for weights, share in (([2.0, 2.0, 2.0], 1.0), ([1.0, 2.0, 3.0], 36 / 14 / 3), ([1e-9, 1e-9, 5.0], 1 / 3)):
         _, batch = batch_of(rows(weights).log())
-        found = off.support(batch, now)
+        found = support(batch, now)
         assert found["train/effective_sample_size"] == pytest.approx(share, rel=1e-6)
         assert found["train/weight_mean"] == pytest.approx(sum(weights) / 3)
     assert found["train/truncated_weights"] == pytest.approx(1 / 3)
     _, batch = batch_of(rows([300.0, 300.0, 300.0]))
-    found = off.support(batch, off.Settings(weights="decision"))
+    found = support(batch, off.Settings(weights="decision"))
     assert all(math.isfinite(value) for value in found.values())
     assert found["train/effective_sample_size"] == pytest.approx(1 / 3)
 
@@ -269,16 +278,16 @@ def test_a_box_without_bounds_is_refused() -> None:
 def test_a_log_shows_what_followed_every_decision(mode: str) -> None:
     """Observations, actions and rewards as the environments made them, the ending ones behind the last decision."""
     ends = lambda episode: ((3, "terminated"), (1, "truncated"), (4, "both"))[episode % 3]  # noqa: E731
-    found = world([lambda: Paid(ends)] * 2, mode=mode)
+    found = world([lambda: Paid(ends)] * 2, mode=mode)  # episode 0 is under way and not asked for
     uniform = Uniform(spaces.Discrete(3), "clip")
     log = collect_log(found.envs, uniform, found.normalizer, found.bounds, 5, np.random.default_rng(0))
-    assert log.mask.sum(-1).tolist() == [3, 1, 4, 3, 1] and log.mask.shape == (5, 5)
+    assert log.mask.sum(-1).tolist() == [1, 4, 3, 1, 4] and log.mask.shape == (5, 5)
     logs = found.logs()
-    for stream, (env, skipped) in enumerate([(0, 0), (0, 3), (0, 4), (1, 0), (1, 3)]):
+    for stream, (env, skipped) in enumerate([(0, 0), (0, 1), (0, 5), (1, 0), (1, 1)]):
         for t in range(int(log.mask[stream].sum())):
             s, action, reward, terminated, truncated, after = logs[env][skipped + t]
             assert np.array_equal(log.context["observation"][stream, t].numpy(), s)
-            assert np.array_equal(log.context["observation"][stream, t + 1].numpy(), after)
+            assert np.array_equal(log.context["observation"][stream, t + 1].numpy(), s if terminated else after)
             assert int(log.actions[stream, t]) == action and float(log.rewards[stream, t]) == pytest.approx(reward)
             assert bool(log.terminated[stream, t]) == terminated and bool(log.truncated[stream, t]) == truncated
             assert float(log.logp_old[stream, t]) == pytest.approx(-math.log(3))
@@ -294,7 +303,7 @@ def test_a_time_limit_is_no_end() -> None:
     torch.testing.assert_close(rollout.next_values[:, 1], after)
     now = off.Settings(gamma=0.9, gae_lambda=0.0)
     advantages, _ = off.estimated(rollout, now)
-    expected = rollout.rewards[:, 1] + torch.tensor([0.0, 0.9]) * after - rollout.values[:, 1]
+    expected = rollout.rewards[:, 1] + torch.tensor([0.9, 0.0]) * after - rollout.values[:, 1]
     torch.testing.assert_close(advantages[:, 1], expected)
 
 

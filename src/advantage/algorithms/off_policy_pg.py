@@ -10,15 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from advantage.adam import FlatAdam
 from advantage.control.actions import Bounds
 from advantage.control.behaviour import behaviour_of
-from advantage.control.logs import normalized, recorded_log, some_episodes
-from advantage.control.policy import ActorCritic
+from advantage.control.logs import normalized, recorded_log, said_now, some_episodes, support
 from advantage.control.settings import OnPolicy
 from advantage.control.setup import describe, prepare
 from advantage.core import (
@@ -99,35 +97,13 @@ def estimated(rollout: Rollout, now: Settings) -> tuple[Tensor, Tensor]:
     return advantages, rollout.values + ratio * corrected
 
 
-def said_now(policy: ActorCritic, rollout: Rollout) -> Rollout:
-    """The episodes with what π and its critic say about them; row t + 1 of a log shows what followed step t."""
-    with torch.no_grad():
-        said = policy.evaluate(Batch.of(rollout))
-    assert said.values is not None
-    following = torch.cat([said.values[:, 1:], torch.zeros_like(said.values[:, :1])], -1)
-    return rollout.replace(logp_old=said.logp, values=said.values, next_values=following)
-
-
-def support(batch: Batch, now: Settings) -> dict[str, float]:
-    """How much of a log speaks for the present policy: Kish's effective sample size (Σw)²/(nΣw²), as a share."""
-    weight = log_weights(batch.logp_old, batch, now)[batch.mask]
-    share = (2.0 * weight.logsumexp(0) - (2.0 * weight).logsumexp(0)).exp() / len(weight)
-    cut = 0.0 if now.weight_cap is None else float((weight > np.log(now.weight_cap)).float().mean())
-    mean = (weight.logsumexp(0) - np.log(len(weight))).clamp(max=80.0).exp()  # beyond e^80 a float32 ends
-    return {
-        "train/effective_sample_size": float(share),
-        "train/truncated_weights": cut,
-        "train/weight_mean": float(mean),
-    }
-
-
 def train(target: Any, settings: Settings, run: LiveRun) -> None:
     """Trains on a log of an environment until its decisions have been used as often as the budget says."""
     envs, policy, normalizer = prepare(target, settings, run)
     bounds = Bounds(envs.spaces.action, settings.action_bounds)
     behaviour = behaviour_of(settings.behaviour, envs.spaces.observation, envs.spaces.action, settings)
     raw = recorded_log(envs, behaviour, bounds, settings.log_episodes, settings, run)
-    log, about = normalized(raw, policy, normalizer, settings)
+    log, about = normalized(raw, policy, normalizer)
     optimizer = FlatAdam(policy, scheduled(settings.learning_rate, 1.0), settings.adam_eps)
     run.keep(policy=policy, normalizer=normalizer, optimizer=optimizer)
     envs.close()
@@ -141,4 +117,6 @@ def train(target: Any, settings: Settings, run: LiveRun) -> None:
             if now.normalize_advantages:
                 batch = data.replace(advantages=standardize(data.advantages, data.mask))
             step = ascend(policy, optimizer, objective, batch, now)
-        run.log(describe(rollout, bounds) | about | statistics(data, [step], now) | support(data, now), rollout, ())
+        weights = log_weights(batch.logp_old, batch, now)
+        found = statistics(data, [step], now) | support(batch, weights, truncated(weights, now), now.weight_cap)
+        run.log(describe(rollout, bounds) | about | found, rollout, ())

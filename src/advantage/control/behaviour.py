@@ -66,7 +66,8 @@ class Uniform(Behaviour):
 
     def __init__(self, space: spaces.Space[Any], action_bounds: str) -> None:
         self.space, self.rescaled = space, action_bounds == "rescale"
-        self._head = head_for(space, 1, 0.0, False)
+        with torch.random.fork_rng(devices=[]):  # its weights mean nothing: only its kinds of noise are asked for
+            self._head = head_for(space, 1, 0.0, False)
         _check_bounds(space)
 
     def noise(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Tensor:
@@ -102,7 +103,7 @@ class Uniform(Behaviour):
             return Even(low, high, rows)
         assert isinstance(space, spaces.Dict | spaces.Tuple)
         items = list(space.spaces.items()) if isinstance(space, spaces.Dict) else list(enumerate(space.spaces))
-        sizes = tuple(head_for(part, 1, 0.0, False).noise_size for _, part in items)
+        sizes = tuple(_numbers(part) for _, part in items)
         kind = dict if isinstance(space, spaces.Dict) else tuple
         return Joint({key: self._distribution(part, rows, None) for key, part in items}, sizes, kind)
 
@@ -197,6 +198,18 @@ def recorded(
     restore(policy, states["policy"])
     restore(normalizer, states["normalizer"])
     return Recorded(policy, normalizer)
+
+
+def _numbers(space: spaces.Space[Any]) -> int:
+    """How many random numbers an action is sampled from."""
+    if isinstance(space, spaces.Discrete):
+        return int(space.n)
+    if isinstance(space, spaces.MultiDiscrete):
+        return int(space.nvec.sum())
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        return sum(map(_numbers, space.spaces.values() if isinstance(space, spaces.Dict) else space.spaces))
+    assert space.shape is not None
+    return math.prod(space.shape)
 
 
 def _check_bounds(space: spaces.Space[Any]) -> None:

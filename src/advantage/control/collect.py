@@ -84,13 +84,17 @@ def collect_log(
     Args and raises: as for `collect_episodes`.
 
     Returns:
-        (episodes, longest + 1): behind a stream's last decision, masked, stands the observation that followed it.
+        (episodes, longest + 1): behind a stream's last decision, masked, stands the observation that a time limit cut
+        off there; behind an end, where nothing follows, the last one once more.
     """
     tape, starts = _episodes(envs, policy, normalizer, bounds, episodes, rng)
     rollout = _cut_to_episodes(_scored(tape, policy, normalizer), starts, room=1)
     seen, finals = tape.context["observation"], {(t, env): observation for t, env, observation in tape.finals}
     for stream, (env, begin, end) in enumerate(starts):
-        ending = finals.get((end - 1, env)) or tree_map(lambda leaf, end=end, env=env: leaf[end, env], seen)
+        row = end - 1 if tape.terminated[end - 1, env] else end
+        ending = tree_map(lambda leaf, row=row, env=env: leaf[row, env], seen)
+        if row == end:  # a time limit: the next row may be another episode's
+            ending = finals.get((end - 1, env), ending)
         for leaf, last in zip(tree_leaves(rollout.context["observation"]), tree_leaves(ending), strict=True):
             leaf[stream, end - begin] = torch.from_numpy(np.asarray(last))
     return rollout

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from advantage.control.actions import Bounds
 from advantage.control.behaviour import Behaviour
@@ -15,11 +17,13 @@ from advantage.control.layers import learn_moments, settle_moments
 from advantage.control.normalization import Normalizer
 from advantage.control.policy import ActorCritic
 from advantage.control.settings import Control
+from advantage.core import token_mean
 from advantage.runs import saved
 from advantage.runs.live import LiveRun
-from advantage.trajectory import Rollout, tree_map
+from advantage.trajectory import Batch, Policy, Rollout, tree_map
 
 FOLDER = "log"
+_LARGEST = 80.0  # e⁸⁰ is still a float32
 
 
 def recorded_log(
@@ -49,9 +53,7 @@ def recorded_log(
     return rollout
 
 
-def normalized(
-    log: Rollout, policy: ActorCritic, normalizer: Normalizer, settings: Control
-) -> tuple[Rollout, dict[str, float]]:
+def normalized(log: Rollout, policy: ActorCritic, normalizer: Normalizer) -> tuple[Rollout, dict[str, float]]:
     """The log as the learner sees it, by moments that are taken over all of it once; its mean return and length."""
     assert log.rewards is not None
     lengths, returns = log.mask.sum(-1), (log.rewards * log.mask).sum(-1)
@@ -76,3 +78,36 @@ def some_episodes(log: Rollout, count: int, rng: np.random.Generator) -> Rollout
     longest = int(log.mask[index].sum(-1).max()) + 1
     fields = {field.name: getattr(log, field.name) for field in dataclasses.fields(log)}
     return Rollout(**tree_map(lambda leaf: None if leaf is None else leaf[index, :longest], fields))
+
+
+def said_now(policy: Policy, rollout: Rollout) -> Rollout:
+    """The episodes with what a policy and its critic say about them; row t + 1 of a log shows what followed step t."""
+    with torch.no_grad():
+        said = policy.evaluate(Batch.of(rollout))
+    assert said.values is not None
+    following = torch.cat([said.values[:, 1:], torch.zeros_like(said.values[:, :1])], -1)
+    return rollout.replace(logp_old=said.logp, values=said.values, next_values=following)
+
+
+def support(batch: Batch, log_weights: Tensor, used: Tensor, cap: float | None) -> dict[str, float]:
+    """How much of a log speaks for the present policy, by Kish's effective sample size as a share of its decisions.
+
+        (Σ w)² / (n Σ w²),   1 where all weights are equal, 1/n where a single one decides
+
+    Args:
+        batch: of the log, with advantages.
+        log_weights: log w of each step, (rows, time); summed as logarithms, so that no product is too large.
+        used: the weights as the objective has them, truncated.
+        cap: where they are truncated; None where they are not.
+    """
+    mask = batch.mask
+    assert mask is not None
+    each, count = log_weights[mask], math.log(int(mask.sum()))
+    total = each.logsumexp(0)
+    share = (2.0 * total - (2.0 * each).logsumexp(0) - count).exp()
+    return {
+        "train/policy_gradient_loss": -float(token_mean(used * batch.advantages, mask)),
+        "train/effective_sample_size": float(share),
+        "train/truncated_weights": 0.0 if cap is None else float((each > math.log(cap)).float().mean()),
+        "train/weight_mean": float((total - count).clamp(max=_LARGEST).exp()),
+    }

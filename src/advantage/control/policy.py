@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -36,6 +37,9 @@ class ActorCritic(nn.Module):
             action, features, settings.log_std_init, settings.state_dependent_std, settings.full_covariance
         )
         self.value_head = nn.Linear(features, 1)
+        if settings.orthogonal_init:
+            gains = {self.actor: 2**0.5, self.critic: 2**0.5, self.head: 0.01, self.value_head: 1.0}
+            _orthogonal(gains)
         self.least = settings.critics_value == "least"
         others = range(settings.critics - 1)
         self.other_critics = nn.ModuleList(
@@ -43,7 +47,7 @@ class ActorCritic(nn.Module):
         )
         self.other_value_heads = nn.ModuleList([nn.Linear(features, 1) for _ in others])
         if settings.orthogonal_init:
-            self._orthogonal()
+            _orthogonal({self.other_critics: 2**0.5, self.other_value_heads: 1.0})
 
     def noise(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Tensor:
         """Noise for `act`, (*shape, n), of the kind that the action's distribution is sampled by."""
@@ -101,16 +105,6 @@ class ActorCritic(nn.Module):
         stacked = torch.stack(values)
         return stacked.amin(0) if self.least else stacked.mean(0)
 
-    def _orthogonal(self) -> None:
-        """√2 in hidden layers, 0.01 in the action head, 1 in the value head, biases 0 (Huang et al. 2022, detail 2)."""
-        gains = {self.actor: 2**0.5, self.critic: 2**0.5, self.head: 0.01, self.value_head: 1.0}
-        gains |= {self.other_critics: 2**0.5, self.other_value_heads: 1.0}
-        for part, gain in gains.items():
-            for layer in part.modules():
-                if isinstance(layer, nn.Linear):
-                    nn.init.orthogonal_(layer.weight, gain)
-                    nn.init.zeros_(layer.bias)
-
 
 def make_policy(observation: gym.Space[Any], action: gym.Space[Any], settings: Control, seed: int) -> ActorCritic:
     """The network of these settings, its weights drawn under a seed of their own.
@@ -123,3 +117,12 @@ def make_policy(observation: gym.Space[Any], action: gym.Space[Any], settings: C
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the devices too, for good
         return ActorCritic(observation, action, settings)
+
+
+def _orthogonal(gains: Mapping[nn.Module, float]) -> None:
+    """√2 in hidden layers, 0.01 in the action head, 1 in the value head, biases 0 (Huang et al. 2022, detail 2)."""
+    for part, gain in gains.items():
+        for layer in part.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.orthogonal_(layer.weight, gain)
+                nn.init.zeros_(layer.bias)
