@@ -31,7 +31,7 @@ OURS: dict[str, dict[str, Any]] = {  # the zoo's settings where the tuned ones a
         "num_envs": 8, "num_steps": 5, "gae_lambda": 1.0, "gamma": 0.99, "learning_rate": 7e-4, "vf_coef": 1.0,
         "optimizer": "rmsprop", "normalize_advantages": False,
     },
-    "trpo CartPole-v1": {},
+    "trpo CartPole-v1": {"num_envs": 2, "num_steps": 512, "gamma": 0.99, "gae_lambda": 0.98},
 }  # fmt: skip
 
 

@@ -450,10 +450,11 @@ def test_the_log_is_collected_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.slow
 def test_it_learns_from_what_a_coin_did(tmp_path: Path) -> None:
-    """CartPole from 1,000 episodes of a uniform policy (mean return 22): at least 100 for each of 3 seeds."""
+    """CartPole from 3,000 episodes of a uniform policy (mean return 22): at least 200 for each of 3 seeds, of which at
+    least 37 % of all seeds then do, with 95 % confidence (0.37³ = 5 %)."""
     scores = []
     for seed in range(3):
         run = advantage.train("off_policy_pg", "CartPole-v1", seed=seed, run_dir=tmp_path / str(seed), quiet=True)
         scores.append(run.evaluate(episodes=100, seed=1000 + seed).mean)
     print(scores)
-    assert min(scores) >= 100
+    assert min(scores) >= 200
