@@ -63,8 +63,9 @@ def objective(new: Evaluation, batch: Batch, now: Settings) -> Tensor:
 
 
 def log_weights(logp: Tensor, batch: Batch, now: Settings) -> Tensor:
-    """log of π/μ of the step, of all steps up to it, or of the whole episode; with γᵗ where that is asked for."""
-    ratio = (logp - batch.logp_sampler).masked_fill(~batch.mask, 0.0)
+    """log of π/μ of the step, of all steps up to it, or of the whole episode."""
+    assert batch.mask is not None
+    ratio: Tensor = (logp - batch.logp_sampler).masked_fill(~batch.mask, 0.0)
     if now.weights == "decision":
         ratio = ratio.cumsum(-1)
     elif now.weights == "trajectory":

@@ -73,7 +73,7 @@ def critic_loss(values: Tensor, batch: Batch, now: Settings) -> Tensor:
     return value_loss(near, batch.returns)
 
 
-def normalized(batch: Batch, now: Settings) -> Batch:
+def normalized(batch: Batch, now: OnPolicy) -> Batch:
     """The minibatch with its advantages at mean 0 and std 1; a lone one has no spread."""
     dialect = DIALECTS[now.numerics]
     if not now.normalize_advantages or (len(batch) == 1 and dialect.lone_advantage == "raw"):

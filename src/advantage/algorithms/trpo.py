@@ -57,9 +57,8 @@ def mean_kl(old: Any, new: Any, batch: Batch, now: Settings) -> Tensor:
     """E[KL(π_old‖π)] over the rollout's states, exact, summed over the parts of an action."""
     dialect = DIALECTS[now.numerics]
     mean = token_mean(new.kl(old) if dialect.kl_reversed else old.kl(new), None)
-    if dialect.kl_per_entry and isinstance(new, Gaussian | Bernoulli):
-        return mean / batch.actions.shape[2:].numel()
-    return mean
+    entries: int = batch.actions.shape[2:].numel() if isinstance(new, Gaussian | Bernoulli) else 1
+    return mean / entries if dialect.kl_per_entry else mean
 
 
 def critic_objective(new: Evaluation, batch: Batch, now: Settings) -> Tensor:

@@ -154,7 +154,7 @@ class Recorded(Behaviour):
 
     def logp(self, batch: Batch) -> Tensor:
         """As the network scores its own actions."""
-        logp = self.network.evaluate(batch.replace(context=self._seen(batch.context))).logp
+        logp: Tensor | None = self.network.evaluate(batch.replace(context=self._seen(batch.context))).logp
         assert logp is not None
         return logp
 

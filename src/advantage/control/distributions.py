@@ -155,7 +155,8 @@ class CorrelatedGaussian:
 
     def _unsheared(self, rows: Tensor) -> Tensor:
         """(I + U)⁻¹ of each row (N, n)."""
-        return torch.linalg.solve_triangular(self.lower, rows.mT, upper=False, unitriangular=True).mT
+        solved: Tensor = torch.linalg.solve_triangular(self.lower, rows.mT, upper=False, unitriangular=True)
+        return solved.mT
 
     def _shaped(self, flat: Tensor) -> Tensor:
         return flat.reshape((*flat.shape[:-1], *self.shape))
