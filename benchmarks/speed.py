@@ -23,7 +23,7 @@ from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
-STEPS = {"ppo CartPole-v1": 50_000, "ppo LunarLander-v3": 81_920, "a2c CartPole-v1": 50_000}
+STEPS = {"ppo CartPole-v1": 50_000, "ppo LunarLander-v3": 81_920, "a2c CartPole-v1": 50_000, "trpo CartPole-v1": 50_000}
 OURS: dict[str, dict[str, Any]] = {  # the zoo's settings where the tuned ones are others
     "ppo CartPole-v1": {"num_steps": 32, "minibatch_size": 256, "epochs": 20},
     "ppo LunarLander-v3": {},
@@ -31,6 +31,7 @@ OURS: dict[str, dict[str, Any]] = {  # the zoo's settings where the tuned ones a
         "num_envs": 8, "num_steps": 5, "gae_lambda": 1.0, "gamma": 0.99, "learning_rate": 7e-4, "vf_coef": 1.0,
         "optimizer": "rmsprop", "normalize_advantages": False,
     },
+    "trpo CartPole-v1": {"num_envs": 2, "num_steps": 512, "gamma": 0.99, "gae_lambda": 0.98},
 }  # fmt: skip
 
 
@@ -48,6 +49,7 @@ def ours(case: str, steps: int) -> float:
 def theirs(case: str, steps: int) -> float:
     """Steps per second of Stable-Baselines3 with the zoo's settings."""
     import torch
+    from sb3_contrib import TRPO
     from stable_baselines3 import A2C, PPO
     from stable_baselines3.common.env_util import make_vec_env
 
@@ -65,12 +67,14 @@ def theirs(case: str, steps: int) -> float:
             "n_steps": 1024, "batch_size": 64, "n_epochs": 4, "gamma": 0.999, "gae_lambda": 0.98, "ent_coef": 0.01,
         },
         "a2c CartPole-v1": {},
+        "trpo CartPole-v1": {
+            "n_steps": 512, "batch_size": 512, "cg_damping": 1e-3, "gae_lambda": 0.98, "n_critic_updates": 20,
+        },
     }  # fmt: skip
     algorithm, environment = case.split()
-    envs = make_vec_env(
-        environment, {"CartPole-v1": 8, "LunarLander-v3": 16}[environment], seed=0, env_kwargs={"render_mode": None}
-    )
-    model = {"ppo": PPO, "a2c": A2C}[algorithm]("MlpPolicy", envs, seed=0, device="cpu", **zoo[case])
+    count = 2 if algorithm == "trpo" else {"CartPole-v1": 8, "LunarLander-v3": 16}[environment]
+    envs = make_vec_env(environment, count, seed=0, env_kwargs={"render_mode": None})
+    model = {"ppo": PPO, "a2c": A2C, "trpo": TRPO}[algorithm]("MlpPolicy", envs, seed=0, device="cpu", **zoo[case])
     model.learn(1)  # one rollout
     before, started = model.num_timesteps, time.perf_counter()
     model.learn(steps - before, reset_num_timesteps=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import nn
@@ -24,7 +25,7 @@ class FlatAdam(FlatOptimizer):
     Source: Kingma & Ba 2015, algorithm 1.
     """
 
-    def __init__(self, module: nn.Module, learning_rate: float, eps: float) -> None:
+    def __init__(self, module: nn.Module | Mapping[str, nn.Parameter], learning_rate: float, eps: float) -> None:
         super().__init__(module, learning_rate, eps)
         self._first, self._second = torch.zeros_like(self._flat), torch.zeros_like(self._flat)
         self._moments = {"exp_avg": self._first, "exp_avg_sq": self._second}

@@ -91,6 +91,12 @@ def train(options: argparse.Namespace) -> Answer:
     for name in ("steps", "eval_every", "checkpoint_every"):
         if getattr(options, name) is not None:
             given[name] = getattr(options, name)
+    if options.behaviour is not None:
+        if options.algorithm != "off_policy_pg":
+            raise UserError(
+                f"--behaviour is for off_policy_pg, which learns from a log; {options.algorithm} acts itself"
+            )
+        given["behaviour"] = options.behaviour
     seed = plain_value(options.seed)
     if options.dry_run:
         planned = planning.plan(options.algorithm, options.target, seed, given, options.config)

@@ -95,6 +95,9 @@ def _train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", metavar="N", help="budget: environment steps in control, updates in language")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting; repeatable")
     parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="an environment's argument")
+    parser.add_argument(
+        "--behaviour", metavar="WHO", help="off_policy_pg: whose log is learnt from, uniform or a run's directory"
+    )
     parser.add_argument("--config", metavar="FILE", help="settings in TOML, as --dry-run prints them; --set overrides")
     parser.add_argument("--eval-every", metavar="N", help="steps between held-out evaluations; keeps the best policy")
     parser.add_argument(

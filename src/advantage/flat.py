@@ -7,6 +7,7 @@ after the module has its final dtype and device.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -17,13 +18,14 @@ class FlatOptimizer:
     """What all of them share; a subclass fills `_moments`, by the names that torch gives them, and has `step`.
 
     Args:
-        module: whose parameters are trained; all of one dtype and device.
+        module: whose parameters are trained, or those parameters by name; all of one dtype and device.
         learning_rate: ≥ 0, changed by `param_groups[0]["lr"]` as in torch.
         eps: ε > 0 of the divisor.
     """
 
-    def __init__(self, module: nn.Module, learning_rate: float, eps: float) -> None:
-        named = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+    def __init__(self, module: nn.Module | Mapping[str, nn.Parameter], learning_rate: float, eps: float) -> None:
+        every = dict(module.named_parameters()) if isinstance(module, nn.Module) else module
+        named = {name: parameter for name, parameter in every.items() if parameter.requires_grad}
         self._sizes = {name: parameter.numel() for name, parameter in named.items()}
         self._flat = torch.cat([parameter.detach().reshape(-1) for parameter in named.values()])
         self._flat.grad = torch.zeros_like(self._flat)

@@ -219,7 +219,8 @@ _COLUMNS = ("advantages", "returns", "values_old", "logp_old", "logp_ref", "logp
 class Evaluation:
     """What a policy now says about a batch: each field where it exists. `logp` in nats, `entropy` in nats.
 
-    `distribution` is the policy's own object (with `kl`), for algorithms that need more than the taken action.
+    `distribution` is the policy's own object (with `kl`), for algorithms that need more than the taken action;
+    `ensemble` has the values of each of several critics, for the loss by which each learns alone.
     `action_values` are Q(s, a) of the taken action, `values` then Σ_a π Q. `kl` is KL(π_old‖π) at each decision, nats.
     """
 
@@ -229,13 +230,14 @@ class Evaluation:
     distribution: Any = None
     action_values: Rows = None
     kl: Rows = None
+    ensemble: Any = None
 
     def detach(self) -> Evaluation:
-        """The same numbers without their graph; the distribution, which is all graph, is dropped."""
+        """The same numbers without their graph; what only a gradient needs, distribution and ensemble, is dropped."""
         return self._mapped(lambda column: column.detach())
 
     def rows(self, index: Tensor) -> Evaluation:
-        """Some of the rows, in that order; without the distribution."""
+        """Some of the rows, in that order; without distribution and ensemble."""
         return self._mapped(lambda column: column.index_select(0, index))
 
     def _mapped(self, function: Callable[[Tensor], Tensor]) -> Evaluation:

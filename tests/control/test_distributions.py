@@ -15,7 +15,15 @@ from gymnasium import spaces
 from torch import Tensor
 from torch import distributions as td
 
-from advantage.control.distributions import Bernoulli, Categorical, Gaussian, Joint, MultiCategorical
+from advantage.control.distributions import (
+    Bernoulli,
+    Categorical,
+    CorrelatedGaussian,
+    Gaussian,
+    Joint,
+    MultiCategorical,
+    constant,
+)
 from advantage.control.policy import ActorCritic, make_policy
 from advantage.control.settings import Control
 from advantage.trajectory import Batch, tree_leaves, tree_map
@@ -59,6 +67,34 @@ def gaussians(seed: int, shape: tuple[int, ...], wide: bool) -> tuple[Gaussian, 
     return Gaussian(mean, log_std, len(shape)), theirs, mean + normal(seed + 2, ROWS, *shape)
 
 
+def correlated(seed: int, shape: tuple[int, ...], wide: bool) -> tuple[CorrelatedGaussian, td.Distribution, Tensor]:
+    n = math.prod(shape)
+    mean, log_std = normal(seed, ROWS, n, scale=2.0), normal(seed + 1, *((ROWS, n) if wide else (n,)), scale=0.5)
+    lower = normal(seed + 2, n, n).tril(-1)
+    factor = log_std.exp().unsqueeze(-1) * (torch.eye(n, dtype=torch.float64) + lower)
+    flat = td.MultivariateNormal(mean, scale_tril=factor.expand(ROWS, n, n))
+    actions = mean + normal(seed + 3, ROWS, n)
+    return CorrelatedGaussian(mean, log_std, lower, shape), Shaped(flat, shape), actions.reshape(ROWS, *shape)
+
+
+class Shaped:
+    """Torch's normal over vectors, asked about actions of another shape."""
+
+    def __init__(self, flat: td.MultivariateNormal, shape: tuple[int, ...]) -> None:
+        self.flat, self.shape = flat, shape
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        return self.flat.log_prob(actions.reshape(ROWS, -1))
+
+    def entropy(self) -> Tensor:
+        return self.flat.entropy()
+
+
+@td.register_kl(Shaped, Shaped)
+def _kl_of_shaped(p: Shaped, q: Shaped) -> Tensor:
+    return td.kl_divergence(p.flat, q.flat)
+
+
 def bernoullis(seed: int, shape: tuple[int, ...], scale: float) -> tuple[Bernoulli, td.Distribution, Tensor]:
     logits = normal(seed, ROWS, *shape, scale=scale)
     theirs = td.Independent(td.Bernoulli(logits=logits), len(shape))
@@ -72,6 +108,9 @@ PAIRS: dict[str, Callable[[int], tuple[Any, td.Distribution, Tensor]]] = {
     "gaussian with a std of the state": lambda seed: gaussians(seed, (3,), wide=True),
     "gaussian matrix": lambda seed: gaussians(seed, (2, 3), wide=False),
     "gaussian number": lambda seed: gaussians(seed, (), wide=True),
+    "correlated gaussian": lambda seed: correlated(seed, (3,), wide=False),
+    "correlated gaussian with a std of the state": lambda seed: correlated(seed, (3,), wide=True),
+    "correlated gaussian matrix": lambda seed: correlated(seed, (2, 2), wide=True),
     "bernoulli": lambda seed: bernoullis(seed, (4,), 3.0),
     "nearly certain bernoulli": lambda seed: bernoullis(seed, (4,), 12.0),
     "bernoulli matrix": lambda seed: bernoullis(seed, (2, 3), 1.0),
@@ -90,6 +129,74 @@ def test_numbers_are_torch_s(name: str) -> None:
     close(mine.kl(others), td.kl_divergence(theirs, their_others), 1e-9)  # torch's loses digits in 1 − p
     close(mine.kl(mine), torch.zeros(ROWS, dtype=torch.float64))
     assert mine.logp(actions).shape == mine.entropy().shape == mine.kl(others).shape == (ROWS,)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_the_kl_is_what_samples_say(name: str) -> None:
+    """E_p[log p − log q] over 40,000 samples a row, within 4.5 standard errors: 99.99 % for all rows of a case."""
+    mine, _, _ = PAIRS[name](0)
+    others, _, _ = PAIRS[name](100)
+    if name == "masked categorical":  # both have one mask
+        others = Categorical.of_logits(others.log_probs, some_mask(7, ROWS, 5))
+    rng, drawn = np.random.default_rng(5), []
+    for _ in range(40_000 // 200):
+        many = constant(mine)
+        size = next(tree_leaves(many.mode()))[0].numel() if not isinstance(many, Categorical) else 5
+        for _ in range(200):
+            kind = {Categorical: rng.gumbel, Bernoulli: rng.logistic}.get(type(mine), rng.standard_normal)
+            actions = many.sample(torch.from_numpy(kind(size=(ROWS, size))))
+            drawn.append(mine.logp(actions) - others.logp(actions))
+    gaps = torch.stack(drawn)
+    error = (gaps.mean(0) - mine.kl(others)).abs() / (gaps.std(0) / len(gaps) ** 0.5).clamp(min=1e-12)
+    assert error.max() < 4.5
+
+
+def test_without_correlations_a_full_covariance_is_the_diagonal_one_to_the_bit() -> None:
+    mean, log_std, noise = (normal(seed, ROWS, 3).float() for seed in (1, 2, 3))
+    plain = Gaussian(mean, log_std[0], 1)
+    full = CorrelatedGaussian(mean, log_std[0], torch.zeros(3, 3), (3,))
+    actions = plain.sample(noise)
+    assert torch.equal(full.sample(noise), actions)
+    for one, other in ((plain.logp(actions), full.logp(actions)), (plain.entropy(), full.entropy())):
+        assert torch.equal(one, other)
+    other = Gaussian(mean + 1, log_std[1], 1), CorrelatedGaussian(mean + 1, log_std[1], torch.zeros(3, 3), (3,))
+    close(full.kl(other[1]), plain.kl(other[0]), 1e-5)
+
+
+def test_a_full_covariance_has_the_covariance_that_it_says() -> None:
+    """200,000 samples: every entry of L Lᵀ within 5 of its standard errors."""
+    mean, log_std, lower = normal(1, 1, 3), normal(2, 3, scale=0.4), normal(3, 3, 3).tril(-1)
+    noise = torch.from_numpy(np.random.default_rng(0).normal(size=(200_000, 3)))
+    drawn = CorrelatedGaussian(mean.expand(200_000, 3), log_std, lower, (3,)).sample(noise)
+    factor = log_std.exp()[:, None] * (torch.eye(3, dtype=torch.float64) + lower)
+    covariance = factor @ factor.T
+    spread = (covariance.diag()[:, None] * covariance.diag() + covariance**2).sqrt() / 200_000**0.5
+    assert ((drawn.T.cov() - covariance).abs() / spread).max() < 5
+
+
+def test_gradients_of_a_full_covariance_also_the_second_ones() -> None:
+    mean, log_std, lower, actions = normal(1, 2, 3), normal(2, 3), normal(3, 3), normal(4, 2, 3)
+    below = tuple(torch.tril_indices(3, 3, -1))
+    other = CorrelatedGaussian(actions, log_std - 0.3, torch.zeros(3, 3).double(), (3,))
+
+    def numbers(mean: Tensor, log_std: Tensor, entries: Tensor) -> tuple[Tensor, ...]:
+        full = CorrelatedGaussian(mean, log_std, torch.zeros(3, 3).double().index_put(below, entries), (3,))
+        return full.logp(actions), full.entropy(), full.kl(other), other.kl(full)
+
+    inputs = tuple(tensor.requires_grad_() for tensor in (mean, log_std, lower))
+    assert torch.autograd.gradcheck(numbers, inputs)
+    assert torch.autograd.gradgradcheck(numbers, inputs)
+
+
+def test_a_constant_copy_follows_no_step() -> None:
+    """A Gaussian's log-std may be the parameter itself; nothing of the copy, however deep, may be."""
+    parameter = torch.nn.Parameter(torch.zeros(3))
+    joint = Joint({"a": Gaussian(torch.zeros(2, 3), parameter, 1)}, (3,), dict)
+    kept = constant(joint)
+    with torch.no_grad():
+        parameter.add_(1.0)
+    assert not kept.parts["a"].log_std.any() and not kept.parts["a"].log_std.requires_grad
+    assert kept.kind is dict and kept.sizes == (3,)
 
 
 def test_parts_are_independent() -> None:

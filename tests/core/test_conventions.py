@@ -15,7 +15,7 @@ from tests.core.claims import refused, same
 SHAPES = [(5,), (4, 5), (2, 3, 5), (3, 1), (1,)]
 ROWWISE = [name for name, call in CALLS.items() if not call.scalar and not call.mixes_rows]
 COUNTS = {"overlong_penalty"}  # has no real argument: its result has torch's default dtype
-TRUST_REGION = {"conjugate_gradient", "fisher_vector_product", "line_search"}
+TRUST_REGION = {"conjugate_gradient", "fisher", "fisher_vector_product", "line_search"}
 
 devices = pytest.mark.parametrize(
     "device",

@@ -99,6 +99,7 @@ CURVES = {"cartpole": cartpole, "lunarlander": lunarlander, "pendulum": pendulum
 LOSS, EXPLAINED = "train/value_loss", "train/explained_variance"
 SPREAD, RETURN = "train/advantage_std", "train/return_mean"
 ENTROPY, NORM, KL, RATIO = "train/entropy", "train/gradient_norm", "train/approx_kl", "train/first_ratio_error"
+SEARCH, SAMPLES = "train/is_line_search_success", "train/effective_sample_size"
 REWARD, SATURATION = "rollout/ep_rew_mean", "rollout/action_saturation"
 
 _MEMORISED = ramp(40, {LOSS: (20.0, 2.0), EXPLAINED: (0.3, 0.2)})
@@ -112,6 +113,8 @@ FIRING: dict[str, list[list[Row]]] = {
         steady(5, {ENTROPY: 1e-9, REWARD: 9.4}),
         ramp(12, {ENTROPY: (2.8, -4.0), SATURATION: (0.3, 0.1)}),
     ],
+    "failing_search": [steady(3, {SEARCH: 1.0}) + steady(5, {SEARCH: 0.0})],
+    "few_effective_samples": [steady(5, {SAMPLES: 0.02})],
     "dead_gradients": [steady(3, {NORM: 1e-9})],
     "exploding_gradients": [steady(30) + steady(3, {NORM: 2e4})],
     "flat_advantages": [steady(3, {SPREAD: 0.0}), steady(3, {SPREAD: 1e-4})],
@@ -135,6 +138,8 @@ SILENT: dict[str, list[list[Row]]] = {
         ramp(60, {ENTROPY: (0.69, 0.1), REWARD: (20.0, 9.0)}),
         ramp(60, {ENTROPY: (2.8, -4.0), SATURATION: (0.3, 0.1)}),
     ],
+    "failing_search": [(steady(4, {SEARCH: 0.0}) + steady(1, {SEARCH: 1.0})) * 3],
+    "few_effective_samples": [(steady(4, {SAMPLES: 0.02}) + steady(1, {SAMPLES: 0.06})) * 3],
     "dead_gradients": [steady(9, {NORM: 1e-3})],
     "exploding_gradients": [
         steady(40, {NORM: 700.0}),

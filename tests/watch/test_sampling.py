@@ -43,7 +43,7 @@ def test_a_language_model_may_round_more(error: float, told: set[str]) -> None:
 
 def test_advice_to_a_language_model_names_none_of_control_s_settings() -> None:
     control = ("normalize_", "num_envs", "num_steps", "ent_coef", "share_trunk", "environment")
-    of_control = {"saturated_actions", "falling_returns"}
+    of_control = {"saturated_actions", "falling_returns", "failing_search", "few_effective_samples"}
     wrong = [
         (tripwire.name, word)
         for tripwire in TRIPWIRES

@@ -27,6 +27,8 @@ ALGORITHMS = {
     "a2c": Entry("control", "many environments in step, one gradient over all of them (Mnih et al. 2016)"),
     "ppo_penalty": Entry("control", "importance ratios and a price on the KL that adapts (Schulman et al. 2017)"),
     "ppo": Entry("control", "clipped importance ratios, several epochs a rollout, GAE critic (Schulman et al. 2017)"),
+    "trpo": Entry("control", "one natural-gradient step a rollout, searched inside a KL bound (Schulman et al. 2015)"),
+    "off_policy_pg": Entry("control", "policy gradient from a log of another policy, by weights (Degris et al. 2012)"),
     "sft": Entry("language", "supervised fine-tuning: cross-entropy on given answers"),
     "reward_model": Entry("language", "a score from preferences, outcomes or steps (Bradley & Terry 1952)"),
     "dpo": Entry("language", "preference pairs, the policy's own log-ratio as reward (Rafailov et al. 2023)"),

@@ -16,12 +16,12 @@ from advantage.control.actions import Bounds
 from advantage.control.collect import collect
 from advantage.control.settings import OnPolicy
 from advantage.control.setup import describe, prepare
-from advantage.core import policy_gradient, token_mean, value_loss
+from advantage.core import policy_gradient, token_mean
 from advantage.rmsprop import OPTIMIZERS
 from advantage.runs.live import LiveRun
 from advantage.settings import Schedule, scheduled, setting
 from advantage.trajectory import Batch, Evaluation
-from advantage.update import ascend, estimate, normalized, schedule, statistics
+from advantage.update import ascend, critic_error, estimate, normalized, schedule, statistics
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Settings(OnPolicy):
 
 def objective(new: Evaluation, batch: Batch, now: Settings) -> Tensor:
     """L = E[Â log π(a|s)] − c₁ L_VF + c₂ H, maximised."""
-    gain = policy_gradient(new.logp, batch.advantages) - now.vf_coef * value_loss(new.values, batch.returns)
+    gain = policy_gradient(new.logp, batch.advantages) - now.vf_coef * critic_error(new, batch.returns)
     if now.ent_coef > 0:
         gain = gain + now.ent_coef * new.entropy
     return token_mean(gain, batch.mask, total=batch.tokens)

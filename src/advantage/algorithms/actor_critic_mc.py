@@ -18,12 +18,12 @@ from advantage.control.baselines import EarlierReturns, ReturnScale, measured
 from advantage.control.collect import collect_episodes
 from advantage.control.settings import Episodic
 from advantage.control.setup import describe, prepare
-from advantage.core import fixed_length_mean, policy_gradient, standardize, value_loss
+from advantage.core import fixed_length_mean, policy_gradient, standardize
 from advantage.core.dialects import DIALECTS
 from advantage.runs.live import LiveRun
 from advantage.settings import scheduled, setting
 from advantage.trajectory import Batch, Evaluation, Rollout
-from advantage.update import ascend, normalized, returns_to_go, schedule, statistics
+from advantage.update import ascend, critic_error, normalized, returns_to_go, schedule, statistics
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def objective(new: Evaluation, batch: Batch, now: Settings) -> Tensor:
     """L = mean over episodes of Σ_t Ψ_t log π(a_t|s_t) − c₁ L_VF + c₂ H, maximised."""
     gain = policy_gradient(new.logp, batch.advantages)
     if batch.returns is not None:
-        gain = gain - now.vf_coef * value_loss(new.values, batch.returns)
+        gain = gain - now.vf_coef * critic_error(new, batch.returns)
     if now.ent_coef > 0:
         gain = gain + now.ent_coef * new.entropy
     return fixed_length_mean(gain, batch.mask, length=1, total=batch.sequences)

@@ -21,7 +21,7 @@ from advantage.core import discounts, n_step_advantage, policy_gradient, td_resi
 from advantage.runs.live import LiveRun
 from advantage.settings import scheduled, setting
 from advantage.trajectory import Batch, Evaluation, Rollout
-from advantage.update import ascend, estimate, normalized, schedule, statistics
+from advantage.update import ascend, critic_error, estimate, normalized, schedule, statistics
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class Settings(OnPolicy):
 
 def objective(new: Evaluation, batch: Batch, now: Settings) -> Tensor:
     """L = E[Ψ log π(a|s)] − c₁ L_VF + c₂ H, maximised."""
-    said = new.values if now.critic == "v" else new.action_values
-    gain = policy_gradient(new.logp, batch.advantages) - now.vf_coef * value_loss(said, batch.returns)
+    error = critic_error(new, batch.returns) if now.critic == "v" else value_loss(new.action_values, batch.returns)
+    gain = policy_gradient(new.logp, batch.advantages) - now.vf_coef * error
     if now.ent_coef > 0:
         gain = gain + now.ent_coef * new.entropy
     return token_mean(gain, batch.mask, total=batch.tokens)

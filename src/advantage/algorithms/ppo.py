@@ -27,7 +27,16 @@ from advantage.core.dialects import DIALECTS
 from advantage.runs.live import LiveRun
 from advantage.settings import Schedule, scheduled, setting
 from advantage.trajectory import Batch, Evaluation
-from advantage.update import ascend, estimate, minibatches, normalized, schedule, statistics, within_target_kl
+from advantage.update import (
+    ascend,
+    estimate,
+    minibatches,
+    normalized,
+    of_each_critic,
+    schedule,
+    statistics,
+    within_target_kl,
+)
 
 
 @dataclass(frozen=True)
@@ -45,19 +54,19 @@ def objective(new: Evaluation, batch: Batch, now: Settings) -> Tensor:
     """L = E[min(ρÂ, clip(ρ, 1 − ε_low, 1 + ε_high)Â)] − c₁ L_VF + c₂ H, maximised."""
     ratio = likelihood_ratio(new.logp, batch.logp_old)
     policy = clipped_surrogate(ratio, batch.advantages, now.eps_low, now.eps_high, now.dual_clip)
-    gain = policy - now.vf_coef * critic_loss(new, batch, now)
+    gain = policy - now.vf_coef * of_each_critic(new, lambda values: critic_loss(values, batch, now))
     if now.ent_coef > 0:
         gain = gain + now.ent_coef * new.entropy
     return token_mean(gain, batch.mask, total=batch.tokens)
 
 
-def critic_loss(new: Evaluation, batch: Batch, now: Settings) -> Tensor:
+def critic_loss(values: Tensor, batch: Batch, now: Settings) -> Tensor:
     """½(V − target)², without or with a bound on how far V may move from what it said when it collected."""
     if now.value_clip is None:
-        return value_loss(new.values, batch.returns)
+        return value_loss(values, batch.returns)
     if DIALECTS[now.numerics].value_clip == "max":
-        return clipped_value_loss(new.values, batch.values_old, batch.returns, now.value_clip)
-    near = batch.values_old + (new.values - batch.values_old).clamp(-now.value_clip, now.value_clip)
+        return clipped_value_loss(values, batch.values_old, batch.returns, now.value_clip)
+    near = batch.values_old + (values - batch.values_old).clamp(-now.value_clip, now.value_clip)
     return value_loss(near, batch.returns)
 
 

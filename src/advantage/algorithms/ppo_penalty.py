@@ -18,11 +18,11 @@ from advantage.control.actions import Bounds
 from advantage.control.collect import collect
 from advantage.control.settings import Minibatched
 from advantage.control.setup import describe, prepare, say_rest
-from advantage.core import likelihood_ratio, surrogate, token_mean, value_loss
+from advantage.core import likelihood_ratio, surrogate, token_mean
 from advantage.runs.live import LiveRun
 from advantage.settings import scheduled, setting
 from advantage.trajectory import Batch, Evaluation
-from advantage.update import ascend, estimate, minibatches, normalized, schedule, statistics
+from advantage.update import ascend, critic_error, estimate, minibatches, normalized, schedule, statistics
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Settings(Minibatched):
 def objective(new: Evaluation, batch: Batch, now: Settings) -> Tensor:
     """L = E[ρÂ − β KL(π_old‖π)] − c₁ L_VF + c₂ H, maximised."""
     ratio = likelihood_ratio(new.logp, batch.logp_old)
-    gain = surrogate(ratio, batch.advantages) - now.vf_coef * value_loss(new.values, batch.returns)
+    gain = surrogate(ratio, batch.advantages) - now.vf_coef * critic_error(new, batch.returns)
     if new.kl is not None:
         gain = gain - now.beta * new.kl
     if now.ent_coef > 0:

@@ -18,12 +18,14 @@ class ActionCritic(ActorCritic):
     """A policy over Discrete actions and a critic Q(s, a), from which V(s) = Σ_a π(a|s) Q(s, a).
 
     Raises:
-        UserError: actions that cannot be counted off.
+        UserError: actions that cannot be counted off; several critics.
     """
 
     def __init__(self, observation: gym.Space[Any], action: gym.Space[Any], settings: Control) -> None:
         if not isinstance(action, gym.spaces.Discrete):
             raise UserError(f"a critic of Q(s, a) has an output for each of Discrete actions, not for {action}; use V")
+        if settings.critics > 1:
+            raise UserError(f"critics is {settings.critics}; of Q(s, a) there is one: give critics=1, or critic=v")
         super().__init__(observation, action, settings)
         self.value_head = nn.Linear(self.value_head.in_features, int(action.n))
         if settings.orthogonal_init:

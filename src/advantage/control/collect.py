@@ -17,6 +17,7 @@ from torch import Tensor
 from advantage.control.actions import Bounds
 from advantage.control.environments import Envs, check_finite, finite
 from advantage.control.failures import in_memory
+from advantage.control.layers import learn_moments, settle_moments
 from advantage.control.normalization import Normalizer
 from advantage.errors import RunFailed
 from advantage.trajectory import Batch, Evaluation, Policy, Rollout, Tree, tree_leaves, tree_map
@@ -82,6 +83,38 @@ def collect_episodes(
     Raises:
         NonFinite, RunFailed: as `collect`.
     """
+    tape, starts = _episodes(envs, policy, normalizer, bounds, episodes, rng)
+    return _cut_to_episodes(_scored(tape, policy, normalizer, logp=True), starts)
+
+
+def collect_log(
+    envs: Envs, policy: Policy, normalizer: Normalizer, bounds: Bounds, episodes: int, rng: np.random.Generator
+) -> Rollout:
+    """Whole episodes, as `collect_episodes` has them, for a critic that is yet to come.
+
+    Args and raises: as for `collect_episodes`.
+
+    Returns:
+        (episodes, longest + 1): behind a stream's last decision, masked, stands the observation that a time limit cut
+        off there; behind an end, where nothing follows, the last one once more.
+    """
+    tape, starts = _episodes(envs, policy, normalizer, bounds, episodes, rng)
+    rollout = _cut_to_episodes(_scored(tape, policy, normalizer, logp=True), starts, room=1)
+    seen, finals = tape.context["observation"], {(t, env): observation for t, env, observation in tape.finals}
+    for stream, (env, begin, end) in enumerate(starts):
+        row = end - 1 if tape.terminated[end - 1, env] else end
+        ending = tree_map(lambda leaf, row=row, env=env: leaf[row, env], seen)
+        if row == end:  # a time limit: the next row may be another episode's
+            ending = finals.get((end - 1, env), ending)
+        for leaf, last in zip(tree_leaves(rollout.context["observation"]), tree_leaves(ending), strict=True):
+            leaf[stream, end - begin] = torch.from_numpy(np.asarray(last))
+    return rollout
+
+
+def _episodes(
+    envs: Envs, policy: Policy, normalizer: Normalizer, bounds: Bounds, episodes: int, rng: np.random.Generator
+) -> tuple[_Tape, list[tuple[int, int, int]]]:
+    """What was recorded until every environment had played what it owes, and (environment, begin, end) of each."""
     owed = np.array([len(range(i, episodes, envs.num_envs)) for i in range(envs.num_envs)])
     envs.reset()
     normalizer.start()
@@ -98,7 +131,7 @@ def collect_episodes(
             begin += int(np.argmax(tape.mask[begin:, env]))  # past the row that only resets
             starts.append((env, begin, int(end) + 1))
             begin = int(end) + 1
-    return _cut_to_episodes(_scored(tape, policy, normalizer, logp=True), starts)
+    return tape, starts
 
 
 _CHUNK = 64  # steps whose noise is drawn, and whose tape is made, at once
@@ -128,6 +161,7 @@ def _record(
     left: Array | None = None,
 ) -> _Tape:
     """Steps the environments, at most until each has ended as many episodes as are `left`; nothing is scored."""
+    settle_moments(policy)
     shape = (num_steps, envs.num_envs)
     noise = policy.noise(rng, shape)
     context = tree_map(lambda leaf: np.empty((num_steps + 1, *leaf.shape), leaf.dtype), envs.context)
@@ -204,6 +238,7 @@ def _scored(tape: _Tape, policy: Policy, normalizer: Normalizer, logp: bool) -> 
         if tape.finals:
             for (t, env, _), value in zip(tape.finals, policy.value(_ends(tape, normalizer)), strict=True):
                 following[env, t] = value
+    learn_moments(policy, rollout)
     normalizer.learn_observations(tree_map(lambda leaf: leaf[:-1], raw), tape.mask)
     return rollout.replace(
         logp_old=said.logp,
@@ -223,13 +258,14 @@ def _ends(tape: _Tape, normalizer: Normalizer) -> Tree:
     return found
 
 
-def _cut_to_episodes(rollout: Rollout, starts: list[tuple[int, int, int]]) -> Rollout:
+def _cut_to_episodes(rollout: Rollout, starts: list[tuple[int, int, int]], room: int = 0) -> Rollout:
     """Streams of one episode each from streams of several, (environment, begin, end) by (environment, begin, end).
 
-    Behind an end stands the episode's first decision once more, masked: legal, and within its spaces.
+    Behind an end, at least `room` times, stands the episode's first decision once more, masked: legal, and within its
+    spaces.
     """
     env, begin, end = torch.tensor(starts).T.unsqueeze(-1)
-    time = begin + torch.arange(int((end - begin).max()))
+    time = begin + torch.arange(int((end - begin).max()) + room)
     inside = time < end
     chosen = env, torch.where(inside, time, begin)
     columns = ("mask", "terminated", "truncated", "logp_old", "rewards", "values", "next_values", "action_values")

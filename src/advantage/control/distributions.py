@@ -6,6 +6,7 @@ argument, log-probabilities and entropies are summed over the parts of an action
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -109,6 +110,59 @@ class Gaussian:
 
 
 @dataclass(frozen=True)
+class CorrelatedGaussian:
+    """One normal over all entries of an action, with covariance L Lᵀ,   L = diag(σ) (I + U).
+
+    Mean and log σ are flat, (N, n) and (n,) or (N, n); U (n, n) lies strictly below the diagonal and has no unit: at
+    U = 0 this is `Gaussian`, number for number. `shape` is the action's. Log-densities cost a triangular solve.
+    """
+
+    mean: Tensor
+    log_std: Tensor
+    lower: Tensor
+    shape: tuple[int, ...]
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """Standard normal noise (N, n): μ + L ε."""
+        return self._shaped(self.mean + self.log_std.exp() * (noise + noise @ self.lower.mT))
+
+    def mode(self) -> Tensor:
+        """The mean."""
+        return self._shaped(self.mean)
+
+    def logp(self, actions: Tensor) -> Tensor:
+        """−½ ‖L⁻¹(a − μ)‖² − Σ log σ − ½ n log 2π."""
+        white = self._whitened(actions.reshape(self.mean.shape) - self.mean)
+        return (-0.5 * white.square() - self.log_std - _HALF_LOG_TAU).sum(-1)
+
+    def entropy(self) -> Tensor:
+        """Σ (½ + ½ log 2π + log σ): U turns and shears, and changes no volume."""
+        return (self.log_std + (0.5 + _HALF_LOG_TAU)).expand_as(self.mean).sum(-1)
+
+    def kl(self, other: CorrelatedGaussian) -> Tensor:
+        """½ (‖L_q⁻¹ L_p‖² + ‖L_q⁻¹(μ_p − μ_q)‖² − n) + Σ log σ_q/σ_p, the norm being Frobenius'."""
+        n = self.mean.shape[-1]
+        own = torch.eye(n, dtype=self.lower.dtype, device=self.lower.device) + self.lower
+        scale = (self.log_std - other.log_std).exp().expand_as(self.mean)  # D_q⁻¹ D_p
+        seen = other._unsheared((scale.unsqueeze(-1) * own).mT.reshape(-1, n))  # rows are the columns of L_q⁻¹ L_p
+        spread = seen.square().sum(-1).view(-1, n).sum(-1).view(self.mean.shape[:-1])
+        apart = other._whitened(self.mean - other.mean).square().sum(-1)
+        return 0.5 * (spread + apart - n) + (other.log_std - self.log_std).expand_as(self.mean).sum(-1)
+
+    def _whitened(self, rows: Tensor) -> Tensor:
+        """L⁻¹ of each row (N, n)."""
+        return self._unsheared(rows * (-self.log_std).exp())
+
+    def _unsheared(self, rows: Tensor) -> Tensor:
+        """(I + U)⁻¹ of each row (N, n)."""
+        solved: Tensor = torch.linalg.solve_triangular(self.lower, rows.mT, upper=False, unitriangular=True)
+        return solved.mT
+
+    def _shaped(self, flat: Tensor) -> Tensor:
+        return flat.reshape((*flat.shape[:-1], *self.shape))
+
+
+@dataclass(frozen=True)
 class Bernoulli:
     """Independent bits from logits (…, *shape)."""
 
@@ -202,6 +256,20 @@ class MultiCategorical:
         """Σ over choices."""
         pairs = zip(self.choices, other.choices, strict=True)
         return torch.stack([one.kl(its) for one, its in pairs]).sum(0)
+
+
+def constant(distribution: Any) -> Any:
+    """A copy that nothing moves: a Gaussian's log-std may be the very parameter that the next step changes."""
+    if isinstance(distribution, Tensor):
+        return distribution.detach().clone()
+    if isinstance(distribution, tuple):
+        return tuple(map(constant, distribution))
+    if isinstance(distribution, dict):
+        return {key: constant(part) for key, part in distribution.items()}
+    if dataclasses.is_dataclass(distribution) and not isinstance(distribution, type):
+        fields = {field.name: constant(getattr(distribution, field.name)) for field in dataclasses.fields(distribution)}
+        return dataclasses.replace(distribution, **fields)
+    return distribution
 
 
 def _sum(event_dims: int, x: Tensor) -> Tensor:

@@ -11,7 +11,15 @@ from gymnasium import spaces
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from advantage.control.distributions import Bernoulli, Categorical, Distribution, Gaussian, Joint, MultiCategorical
+from advantage.control.distributions import (
+    Bernoulli,
+    Categorical,
+    CorrelatedGaussian,
+    Distribution,
+    Gaussian,
+    Joint,
+    MultiCategorical,
+)
 from advantage.errors import UserError
 from advantage.trajectory import Tree
 
@@ -106,8 +114,21 @@ class Head(nn.Module):
         raise TypeError("a head is made by head_for")
 
 
-def head_for(space: spaces.Space[Any], features: int, log_std_init: float, state_dependent_std: bool) -> Head:
+def head_for(
+    space: spaces.Space[Any],
+    features: int,
+    log_std_init: float,
+    state_dependent_std: bool,
+    full_covariance: bool = False,
+) -> Head:
     """The head of an action space.
+
+    Args:
+        space: of the actions.
+        features: how many numbers the head sees.
+        log_std_init: log of a Gaussian's standard deviation at the start.
+        state_dependent_std: whether that log-std is a linear function of the features, not a parameter.
+        full_covariance: whether the entries of one Box may correlate; the correlations are parameters.
 
     Raises:
         UserError: a space whose actions have no distribution here.
@@ -119,9 +140,11 @@ def head_for(space: spaces.Space[Any], features: int, log_std_init: float, state
     if isinstance(space, spaces.MultiBinary):
         return _Bits(features, space.shape)
     if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
-        return _Normal(features, space.shape, log_std_init, state_dependent_std)
+        kind = _Correlated if full_covariance and math.prod(space.shape) > 1 else _Normal
+        return kind(features, space.shape, log_std_init, state_dependent_std)
     if isinstance(space, spaces.Dict | spaces.Tuple):
-        return _Several(space, features, log_std_init, state_dependent_std)
+        spread = (log_std_init, state_dependent_std, full_covariance)
+        return _Several(space, [head_for(part, features, *spread) for _, part in _items(space)])
     raise UserError(
         f"action space {space} has no head; use Discrete, MultiDiscrete, MultiBinary, a real Box, Dict or Tuple"
     )
@@ -166,9 +189,12 @@ class _Normal(Head):
         self.spread = nn.Linear(features, self.noise_size) if state_dependent_std else None
         self.log_std = nn.Parameter(torch.full((self.noise_size,), log_std_init))
 
-    def forward(self, features: Tensor, mask: Tensor | None) -> Gaussian:
-        log_std = self.log_std if self.spread is None else self.log_std + self.spread(features)
+    def forward(self, features: Tensor, mask: Tensor | None) -> Gaussian | CorrelatedGaussian:
+        log_std = self._log_std(features)
         return Gaussian(self._shaped(self.mean(features)), self._shaped(log_std), len(self.shape))
+
+    def _log_std(self, features: Tensor) -> Tensor:
+        return self.log_std if self.spread is None else self.log_std + self.spread(features)
 
     def _shaped(self, flat: Tensor) -> Tensor:
         return flat if len(self.shape) == 1 else flat.reshape((*flat.shape[:-1], *self.shape))
@@ -177,13 +203,26 @@ class _Normal(Head):
         return rng.standard_normal(size=(*shape, self.noise_size))
 
 
+class _Correlated(_Normal):
+    def __init__(self, features: int, shape: tuple[int, ...], log_std_init: float, state_dependent_std: bool) -> None:
+        super().__init__(features, shape, log_std_init, state_dependent_std)
+        n = self.noise_size
+        self.lower = nn.Parameter(torch.zeros(n * (n - 1) // 2))
+
+    def forward(self, features: Tensor, mask: Tensor | None) -> CorrelatedGaussian:
+        n = self.noise_size
+        below = tuple(torch.tril_indices(n, n, -1, device=self.lower.device))
+        lower = self.lower.new_zeros(n, n).index_put(below, self.lower)
+        log_std = self._log_std(features)
+        return CorrelatedGaussian(self.mean(features), log_std, lower, self.shape)
+
+
 class _Several(Head):
-    def __init__(self, space: spaces.Dict | spaces.Tuple[Any], features: int, log_std_init: float, wide: bool) -> None:
+    def __init__(self, space: spaces.Dict | spaces.Tuple[Any], parts: list[Head]) -> None:
         super().__init__()
-        items = _items(space)
         self.kind = dict if isinstance(space, spaces.Dict) else tuple
-        self.keys = [key for key, _ in items]
-        self.parts = nn.ModuleList([head_for(part, features, log_std_init, wide) for _, part in items])
+        self.keys = [key for key, _ in _items(space)]
+        self.parts = nn.ModuleList(parts)
         self.sizes = tuple(int(part.noise_size) for part in self.parts)  # type: ignore[arg-type]
         self.noise_size = sum(self.sizes)
 

@@ -13,7 +13,7 @@ from advantage.core.reduce import fixed_length_mean, sequence_mean, token_mean
 from advantage.core.returns import discounted_return, td_residual
 from advantage.core.rewards import discounts, kl_reward, overlong_penalty, terminal_reward, traces
 from advantage.core.standardize import standardize
-from advantage.core.trust_region import conjugate_gradient, fisher_vector_product, line_search
+from advantage.core.trust_region import conjugate_gradient, fisher, fisher_vector_product, line_search
 from advantage.core.values import clipped_value_loss, double_q_target, q_learning_target, sarsa_target, value_loss
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "discounts",
     "double_q_target",
     "dpo_loss",
+    "fisher",
     "fisher_vector_product",
     "fixed_length_mean",
     "gae",

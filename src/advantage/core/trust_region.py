@@ -12,7 +12,11 @@ from advantage.core import checks
 
 
 def conjugate_gradient(
-    matvec: Callable[[Tensor], Tensor], b: Float[Tensor, " n"], iterations: int, tolerance: float
+    matvec: Callable[[Tensor], Tensor],
+    b: Float[Tensor, " n"],
+    iterations: int,
+    tolerance: float,
+    start: Float[Tensor, " n"] | None = None,
 ) -> Float[Tensor, " n"]:
     """Solution of F x = b for a symmetric positive definite F that is known by its products alone.
 
@@ -21,9 +25,10 @@ def conjugate_gradient(
         b: right-hand side.
         iterations: at most this many products, ≥ 1. In exact arithmetic n of them suffice.
         tolerance: stops when ‖b − F x‖² falls below it; ≥ 0.
+        start: where x begins; None for 0, which saves a product.
 
     Returns:
-        x, starting from 0; b = 0 gives 0.
+        x; from 0, b = 0 gives 0.
 
     Raises:
         ValueError: `b` is not a real vector, `iterations` < 1 or `tolerance` < 0.
@@ -39,8 +44,8 @@ def conjugate_gradient(
         raise ValueError(f"b has shape {tuple(b.shape)}; it must be one flat vector")
     if iterations < 1:
         raise ValueError(f"iterations is {iterations}; it must be at least 1")
-    x = torch.zeros_like(b)
-    residual = b.clone()
+    x = torch.zeros_like(b) if start is None else start.clone()
+    residual = b.clone() if start is None else b - matvec(start)
     direction = residual.clone()
     squared = residual @ residual
     for _ in range(iterations):
@@ -80,18 +85,36 @@ def fisher_vector_product(
     >>> fisher_vector_product((theta**2 * torch.tensor([1.0, 3.0])).sum(), [theta], torch.tensor([1.0, 1.0]), 0.5)
     tensor([2.5000, 6.5000])
     """
+    return fisher(mean_kl, parameters, damping)(vector)
+
+
+def fisher(
+    mean_kl: Float[Tensor, ""], parameters: Sequence[Tensor], damping: float
+) -> Callable[[Float[Tensor, " n"]], Float[Tensor, " n"]]:
+    """`fisher_vector_product` for many vectors: the slope of the KL is taken once, each product is one pass more.
+
+    Args, raises and source: as for `fisher_vector_product`.
+
+    >>> theta = torch.tensor([1.0, 2.0], requires_grad=True)
+    >>> product = fisher((theta**2 * torch.tensor([1.0, 3.0])).sum(), [theta], 0.0)
+    >>> product(torch.tensor([1.0, 0.0])), product(torch.tensor([0.0, 1.0]))
+    (tensor([2., 0.]), tensor([0., 6.]))
+    """
     checks.non_negative(damping=damping)
-    checks.real(vector=vector)
     size = sum(parameter.numel() for parameter in parameters)
-    if mean_kl.dim() != 0 or vector.shape != (size,):
-        raise ValueError(
-            f"mean_kl has shape {tuple(mean_kl.shape)} and vector {tuple(vector.shape)}; they must be () and ({size},)"
-        )
-    slope = _flat_gradient(mean_kl, parameters, create_graph=True)
-    if not slope.requires_grad:  # a KL that is linear in θ, or constant, has no curvature
-        return damping * vector.detach()
-    curvature = _flat_gradient(slope @ vector, parameters, create_graph=False)
-    return (curvature + damping * vector).detach()
+    if mean_kl.dim() != 0:
+        raise ValueError(f"mean_kl has shape {tuple(mean_kl.shape)}; it must be a scalar")
+    slope = flat_gradient(mean_kl, parameters, create_graph=True)
+
+    def product(vector: Tensor) -> Tensor:
+        checks.real(vector=vector)
+        if vector.shape != (size,):
+            raise ValueError(f"vector has shape {tuple(vector.shape)}; it must be ({size},), as long as all parameters")
+        if not slope.requires_grad:  # a KL that is linear in θ, or constant, has no curvature
+            return damping * vector.detach()
+        return (flat_gradient(slope @ vector.detach(), parameters) + damping * vector).detach()
+
+    return product
 
 
 def line_search(
@@ -127,7 +150,8 @@ def line_search(
     return None
 
 
-def _flat_gradient(of: Tensor, parameters: Sequence[Tensor], create_graph: bool) -> Tensor:
+def flat_gradient(of: Tensor, parameters: Sequence[Tensor], create_graph: bool = False) -> Tensor:
+    """∇ of a scalar as one vector, 0 where it does not reach; its graph is kept."""
     gradients = torch.autograd.grad(
         of, parameters, create_graph=create_graph, retain_graph=True, allow_unused=True, materialize_grads=True
     )

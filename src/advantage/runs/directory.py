@@ -32,7 +32,7 @@ HEAD = {
     "settings": (dict, "a table"),
 }
 COUNTS = ("update", "steps", "total")  # of status.json
-OURS = ("config.toml", "status.json", "lock", "checkpoints", "policy", "best", "rollout", *DATABASE)
+OURS = ("config.toml", "status.json", "lock", "checkpoints", "policy", "best", "rollout", "log", *DATABASE)
 
 
 class RunDirectory:

@@ -23,6 +23,7 @@ from advantage.views.ladder import (
     credit,
     gradient_rung,
     n_steps,
+    off_policy_rungs,
     ppo_rungs,
     ratio_rung,
     residual,
@@ -38,7 +39,10 @@ def rungs_of(run: Run, algorithm: Any, rollout: Rollout, now: Any, place: Place)
     paid = Rung(
         "reward", "r_t", "paid by the environment after the action", {"stream": ends}, float(rollout.rewards[place])
     )
-    if hasattr(now, "episodes"):
+    if hasattr(algorithm, "estimated"):
+        psi, returns = algorithm.estimated(rollout, now)
+        rungs = credit(rollout, now.gamma, now.gae_lambda, place)
+    elif hasattr(now, "episodes"):
         psi, returns = algorithm.credit(rollout, now)
         rungs = _of_an_episode(rollout, returns, psi, now, place)
     elif hasattr(now, "n_step"):
@@ -118,7 +122,7 @@ def _step(algorithm: Any, batch: Batch, said: Evaluation, now: Any, place: Place
     """From the weight to the decision's share in the gradient."""
     mask = batch.mask
     assert mask is not None
-    rungs = []
+    rungs = off_policy_rungs(batch, place) if batch.logp_sampler is not None else []
     if now.normalize_advantages:
         ddof = DIALECTS[now.numerics].advantage_ddof
         true = batch.advantages[mask]

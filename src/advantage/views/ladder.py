@@ -154,9 +154,26 @@ def clip_rung(clipped: Tensor, ratio: Tensor, advantages: Tensor, place: Place, 
     return Rung("clipped surrogate", "L_t", formula, {"ρÂ": float(plain), "min chose": chose}, float(clipped[place]))
 
 
+def off_policy_rungs(batch: Batch, place: Place) -> list[Rung]:
+    """What another policy's decision says of this one: the ratio to it, and the advantage with the ratios behind it."""
+    chances = {"log π_old": float(batch.logp_old[place]), "log μ": float(batch.logp_sampler[place])}
+    ratio = likelihood_ratio(batch.logp_old, batch.logp_sampler)
+    corrected = "δ_t + γ_t λ_t c_t+1 Â_t+1, c = min(π_old/μ, cap)"
+    return [
+        Rung("behaviour's ratio", "π/μ", "exp(log π_old − log μ)", chances, float(ratio[place])),
+        Rung("corrected advantage", "Â_t", corrected, {}, float(batch.advantages[place])),
+    ]
+
+
 def ppo_rungs(logp: Tensor, batch: Batch, place: Place, now: Any) -> list[Rung]:
-    """PPO's ratio and clip."""
+    """PPO's ratio and clip; the ratio and the surrogate of an algorithm that clips nothing."""
     ratio = likelihood_ratio(logp, batch.logp_old)
+    if not hasattr(now, "eps_low"):
+        gain = float(surrogate(ratio, batch.advantages)[place])
+        return [
+            ratio_rung(ratio, logp, batch.logp_old, place, "exp(log π_new − log π_old)"),
+            Rung("surrogate", "L_t", "ρÂ", {}, gain),
+        ]
     dual_clip = getattr(now, "dual_clip", None)
     clipped = clipped_surrogate(ratio, batch.advantages, now.eps_low, now.eps_high, dual_clip)
     return [

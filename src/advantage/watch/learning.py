@@ -34,6 +34,11 @@ SPREAD_UPDATES = 3  # updates in a row
 SPREAD_SHARE = 1e-5  # of the size of the returns: float32's own noise
 
 
+SEARCH_UPDATES = 5  # updates in a row
+
+SAMPLE_UPDATES, SAMPLE_SHARE = 5, 0.05  # updates in a row; of the log's decisions
+
+
 def non_finite(history: History) -> str | None:
     """Any scalar of the newest update that is NaN or infinite."""
     if not history:
@@ -99,6 +104,25 @@ def _earned(history: History) -> bool:
         return False
     worst, best = min(returns), max(returns)
     return best > worst and returns[-1] >= worst + ENTROPY_EARNED * (best - worst)
+
+
+def failing_search(history: History) -> str | None:
+    """Line searches that found no step, update after update: the policy stands still."""
+    found = recent(history, "train/is_line_search_success", SEARCH_UPDATES)
+    if not found or max(found) > 0:
+        return None
+    return f"the line search found no step that improves inside the KL bound, in {SEARCH_UPDATES} updates in a row"
+
+
+def few_effective_samples(history: History) -> str | None:
+    """Importance weights of which a handful decide: the log hardly speaks of the policy any more."""
+    shares = recent(history, "train/effective_sample_size", SAMPLE_UPDATES)
+    if not shares or max(shares) >= SAMPLE_SHARE:
+        return None
+    return (
+        f"the importance weights are worth {shares[-1]:.2%} of the log's decisions, below {SAMPLE_SHARE:.0%} for"
+        f" {SAMPLE_UPDATES} updates"
+    )
 
 
 def dead_gradients(history: History) -> str | None:

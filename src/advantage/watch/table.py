@@ -55,6 +55,24 @@ TRIPWIRES: tuple[Tripwire, ...] = (
         "lower learning_rate, and read in the report what the completions have become.",
     ),
     Tripwire(
+        "failing_search",
+        "warn",
+        learning.failing_search,
+        meaning="No step along the natural gradient improves the surrogate inside the KL bound: the direction is wrong "
+        "or lost in rounding. The critic goes on learning, the policy stands still.",
+        advice="Raise cg_damping (0.1) or cg_iterations, allow more line_search_tries; larger rollouts (num_envs, "
+        "num_steps) make the Fisher matrix less noisy. Advantages without spread leave nothing to improve.",
+    ),
+    Tripwire(
+        "few_effective_samples",
+        "warn",
+        learning.few_effective_samples,
+        meaning="The policy has moved so far from the one that wrote the log that a few weights decide everything: "
+        "what is learnt now is what chance put under them.",
+        advice="Weigh by the step alone (weights=step), lower weight_cap or learning_rate, stop earlier (best/ keeps "
+        "the best policy with eval_every), or write a log with a behaviour nearer to it (behaviour=RUN).",
+    ),
+    Tripwire(
         "dead_gradients",
         "warn",
         learning.dead_gradients,
