@@ -548,17 +548,17 @@ def test_q_needs_actions_that_can_be_counted() -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_rollout_without_scores_is_valued_the_same() -> None:
+@pytest.mark.parametrize("count", [1, 7])
+def test_a_rollout_without_scores_is_valued_the_same(count: int) -> None:
     now = settings_of(a2c)
     found = []
     for logp in (True, False):
-        envs = make_envs(SmallMDP, 7)
+        envs = make_envs(lambda: gym.wrappers.TimeLimit(SmallMDP(), 2), count)
         envs.start(3)
-        normalizer = Normalizer(envs.spaces.observation, 7, now)
-        found.append(
-            collect(envs, policy_of(now), normalizer, Bounds(envs.spaces.action, "clip"), 12, seeded(3), logp=logp)
-        )
+        normalizer, bounds = Normalizer(envs.spaces.observation, count, now), Bounds(envs.spaces.action, "clip")
+        found.append(collect(envs, policy_of(now), normalizer, bounds, 40, seeded(3), logp=logp))
     scored, valued = found
+    assert (scored.truncated & ~scored.terminated).any() and scored.terminated.any()
     assert valued.logp_old is None and scored.logp_old is not None
     assert torch.equal(scored.actions, valued.actions) and torch.equal(scored.rewards, valued.rewards)
     close(scored.values, valued.values)

@@ -234,7 +234,7 @@ def _scored(tape: _Tape, policy: Policy, normalizer: Normalizer, logp: bool) -> 
         else:
             every = policy.value(tree_map(lambda leaf: torch.from_numpy(leaf).flatten(0, 1), seen))
             moments = every.view(-1, len(rollout.mask))
-            values, following = moments[:-1].T.contiguous(), moments[1:].T.contiguous()
+            values, following = torch.stack([moments[:-1].T, moments[1:].T])  # of their own: ends are written into one
         if tape.finals:
             for (t, env, _), value in zip(tape.finals, policy.value(_ends(tape, normalizer)), strict=True):
                 following[env, t] = value

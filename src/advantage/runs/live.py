@@ -287,8 +287,7 @@ class LiveRun:
         self._database.completions(self._update, logged.samples)
 
     @property
-    def _clocks(self) -> tuple[int | None, int | None]:
-        """Environment steps, tokens: the one that the run counts."""
+    def _clocks(self) -> tuple[int | None, int | None]:  # environment steps, tokens: the one that the run counts
         return (self.steps, None) if self._clock == "env_steps" else (None, self._tokens)
 
     def _own_scalars(self) -> dict[str, float]:
