@@ -1,4 +1,4 @@
-"""Steps per second and peak memory of PPO and A2C beside Stable-Baselines3, the same settings, one core, in one run.
+"""Steps per second and peak memory beside Stable-Baselines3, the same settings, one core, in one run.
 
     python -m benchmarks.speed --pairs 3
 

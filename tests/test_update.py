@@ -20,7 +20,7 @@ from torch.nn.functional import logsigmoid
 from advantage import core
 from advantage.adam import FlatAdam
 from advantage.errors import NonFinite
-from advantage.runs.live import Update
+from advantage.runs.moment import Update
 from advantage.settings import Schedule
 from advantage.trajectory import Batch, Evaluation, Rollout, tree_map
 from advantage.update import Step, ascend, descend, estimate, minibatches, schedule, scored, statistics

@@ -240,6 +240,15 @@ class Evaluation:
         """Some of the rows, in that order; without distribution and ensemble."""
         return self._mapped(lambda column: column.index_select(0, index))
 
+    def of_each_critic(self, loss: Callable[[Tensor], Tensor]) -> Tensor:
+        """The loss of a critic's values, elementwise; of an ensemble the mean of its critics' own losses.
+
+        The loss of their mean would train them as one: what one of them overestimates another could make up for.
+        """
+        if self.ensemble is None:
+            return loss(self.values)  # type: ignore[arg-type]
+        return torch.stack([loss(values) for values in self.ensemble.unbind(-1)]).mean(0)
+
     def _mapped(self, function: Callable[[Tensor], Tensor]) -> Evaluation:
         parts = {name: getattr(self, name) for name in ("logp", "entropy", "values", "action_values", "kl")}
         return Evaluation(**{name: function(part) for name, part in parts.items() if part is not None})

@@ -229,17 +229,7 @@ def schedule(settings: S, update: Moment, collected: int, optimizer: Optimizer) 
 
 def critic_error(new: Evaluation, targets: Tensor) -> Tensor:
     """½ (V − target)², elementwise; of several critics the mean of their own errors."""
-    return of_each_critic(new, lambda values: value_loss(values, targets))
-
-
-def of_each_critic(new: Evaluation, loss: Callable[[Tensor], Tensor]) -> Tensor:
-    """The loss of a critic's values, elementwise; of an ensemble the mean of its critics' own losses.
-
-    The loss of their mean would train them as one: what one of them overestimates another could make up for.
-    """
-    if new.ensemble is None:
-        return loss(new.values)
-    return torch.stack([loss(values) for values in new.ensemble.unbind(-1)]).mean(0)
+    return new.of_each_critic(lambda values: value_loss(values, targets))
 
 
 def within_target_kl(now: Any) -> Callable[[Evaluation, Batch], bool] | None:

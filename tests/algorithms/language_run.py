@@ -14,7 +14,7 @@ from advantage.language.generate import Samples
 from advantage.language.policy import LanguagePolicy
 from advantage.language.rewards import Spec, resolve_rewards
 from advantage.language.setup import Workshop
-from advantage.runs.live import Update
+from advantage.runs.moment import Update
 from advantage.trajectory import Batch, Episode, Rollout, Sample
 from tests.algorithms.memory_run import MemoryRun
 

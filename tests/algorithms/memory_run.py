@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from advantage.runs.live import Update
+from advantage.runs.moment import Update
 from advantage.runs.streams import Streams
 from advantage.trajectory import Episode, Rollout
 

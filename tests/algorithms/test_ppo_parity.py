@@ -28,7 +28,7 @@ from torch import nn
 
 from advantage.algorithms import ppo
 from advantage.core.dialects import DIALECTS
-from advantage.runs.live import Update
+from advantage.runs.moment import Update
 from advantage.trajectory import Batch, Rollout
 from tests.algorithms.memory_run import MemoryRun
 from tests.control.scripted import Echo

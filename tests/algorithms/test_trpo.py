@@ -155,13 +155,13 @@ def test_the_kl_is_half_d_f_d_and_its_error_shrinks_as_the_cube(seed: int) -> No
     measure = exact(seed)
     direction = torch.from_numpy(random_logits(seed + 9, measure.mdp)).flatten()
     origin = measure.table.logits.detach().clone()
-    quadratic = 0.5 * direction @ fisher(measure()[1], [measure.table.logits], 0.0)(direction)
+    quadratic = (0.5 * direction @ fisher(measure()[1], [measure.table.logits], 0.0)(direction)).detach()
     matrix = torch.as_tensor(np.asarray(exact_fisher(measure.mdp, origin.numpy())))
     assert float(quadratic) == pytest.approx(float(0.5 * direction @ matrix @ direction), rel=1e-12)
     errors = []
     for size in (0.04, 0.02, 0.01):
         measure.table.logits.data = origin + size * direction.view_as(origin)
-        errors.append(float(measure()[1] - size**2 * quadratic))
+        errors.append(float(measure()[1].detach() - size**2 * quadratic))
     for larger, smaller in itertools.pairwise(errors):
         assert smaller / larger == pytest.approx(1 / 8, rel=0.1)
 

@@ -23,7 +23,7 @@ from torch import nn
 from advantage.algorithms import trpo
 from advantage.algorithms.ppo import normalized
 from advantage.core.dialects import DIALECTS
-from advantage.runs.live import Update
+from advantage.runs.moment import Update
 from advantage.trajectory import Batch
 from tests.algorithms import test_ppo_parity as ppo_parity
 from tests.algorithms.memory_run import MemoryRun
@@ -139,9 +139,10 @@ def translated(settings: trpo.Settings, observation: Any) -> dict[str, Any]:
         **{name: getattr(settings, name) for name in ("network", "activation", "share_trunk")},
     )
     shared = ppo_parity.translated(like_ppo, observation)
-    for name in ("n_epochs", "clip_range", "clip_range_vf", "ent_coef", "vf_coef", "max_grad_norm"):
+    for name in ("ent_coef", "vf_coef", "max_grad_norm"):
         del shared[name]
     return shared | {
+        "batch_size": settings.minibatch_size,
         "target_kl": settings.target_kl,
         "cg_max_steps": settings.cg_iterations,
         "cg_damping": settings.cg_damping,

@@ -21,7 +21,6 @@ from advantage.control.settings import Control
 from advantage.core import value_loss
 from advantage.errors import UserError
 from advantage.trajectory import Batch
-from advantage.update import of_each_critic
 from tests.algorithms.memory_run import MemoryRun
 from tests.control.scripted import Echo
 from tests.control.worlds import Paid, world
@@ -141,7 +140,7 @@ def test_each_critic_learns_alone() -> None:
     rows = Batch.of_rows({"observation": seen(8)[:, None]}, seen(8, 1)[:, None], torch.ones(8, 1, dtype=torch.bool))
     said = policy.evaluate(rows)
     target = said.ensemble[..., 0].detach()  # the first one is right everywhere
-    of_each_critic(said, lambda values: value_loss(values, target)).sum().backward()
+    said.of_each_critic(lambda values: value_loss(values, target)).sum().backward()
     assert not policy.value_head.weight.grad.any()
     own = policy.evaluate(rows).ensemble[..., 1]
     expected = torch.autograd.grad(value_loss(own, target).sum() / 2, policy.other_value_heads[0].weight)[0]

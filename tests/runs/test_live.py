@@ -10,7 +10,8 @@ import torch
 from advantage import watch
 from advantage.errors import NonFinite, RunFailed, UserError
 from advantage.runs.directory import RunDirectory
-from advantage.runs.live import LiveRun, Update
+from advantage.runs.live import LiveRun
+from advantage.runs.moment import Update
 from advantage.runs.reader import RunReader
 from advantage.trajectory import Episode, Rollout
 from advantage.watch import Finding

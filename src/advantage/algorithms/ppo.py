@@ -32,7 +32,6 @@ from advantage.update import (
     estimate,
     minibatches,
     normalized,
-    of_each_critic,
     schedule,
     statistics,
     within_target_kl,
@@ -54,7 +53,7 @@ def objective(new: Evaluation, batch: Batch, now: Settings) -> Tensor:
     """L = E[min(ρÂ, clip(ρ, 1 − ε_low, 1 + ε_high)Â)] − c₁ L_VF + c₂ H, maximised."""
     ratio = likelihood_ratio(new.logp, batch.logp_old)
     policy = clipped_surrogate(ratio, batch.advantages, now.eps_low, now.eps_high, now.dual_clip)
-    gain = policy - now.vf_coef * of_each_critic(new, lambda values: critic_loss(values, batch, now))
+    gain = policy - now.vf_coef * new.of_each_critic(lambda values: critic_loss(values, batch, now))
     if now.ent_coef > 0:
         gain = gain + now.ent_coef * new.entropy
     return token_mean(gain, batch.mask, total=batch.tokens)

@@ -18,9 +18,8 @@ import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType, TracebackType
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 
@@ -30,6 +29,7 @@ from advantage.runs import checkpoint, machine, saved
 from advantage.runs.database import Database
 from advantage.runs.directory import RunDirectory
 from advantage.runs.interrupt import Interrupted, Interrupts
+from advantage.runs.moment import Logged, Update
 from advantage.runs.progress import progress
 from advantage.runs.state import refuse_non_finite, restore, snapshot
 from advantage.runs.streams import Streams
@@ -37,34 +37,6 @@ from advantage.trajectory import Batch, Episode, Rollout, Sample
 
 EPISODES = 100  # episodes in the running mean of the return, SB3's number
 PULSE = 1.0  # seconds between two commits of rows and two heartbeats
-
-
-@dataclass(frozen=True)
-class Update:
-    """Where a run stands when an update begins.
-
-    Attributes:
-        index: updates completed.
-        steps: environment steps done (in language: updates).
-        total: steps of the whole run.
-    """
-
-    index: int
-    steps: int
-    total: int
-
-    @property
-    def remaining(self) -> float:
-        """The share of the run that is still to come, in [0, 1]: what a schedule is a function of."""
-        return max(0.0, 1.0 - self.steps / self.total)
-
-
-class _Logged(NamedTuple):
-    scalars: dict[str, float]
-    data: Rollout | Batch
-    episodes: Sequence[Episode]
-    samples: Sequence[Sample]
-    steps: int | None
 
 
 class Tripped(RunFailed):
@@ -128,7 +100,7 @@ class LiveRun:
         self._opening = opening
         self._kept: dict[str, Any] = {}
         self._evaluate: Callable[[], Mapping[str, float]] | None = None
-        self._logged: _Logged | None = None
+        self._logged: Logged | None = None
         self._tidies: list[Callable[[], object]] = []
         self._drawn: set[str] = set()
         self._phases: dict[str, float] = {}
@@ -223,7 +195,7 @@ class LiveRun:
             episodes, samples: those that ended, and those that were drawn, in it.
             steps: environment steps that it took, where some of them are not in its rollout; None for the rollout's.
         """
-        self._logged = _Logged({name: float(value) for name, value in scalars.items()}, data, episodes, samples, steps)
+        self._logged = Logged({name: float(value) for name, value in scalars.items()}, data, episodes, samples, steps)
 
     @property
     def due(self) -> bool:
@@ -272,7 +244,7 @@ class LiveRun:
         if interrupted and not last:
             raise Interrupted(f"stopped at step {self.steps}; `advantage resume {self.path}` continues")
 
-    def _count(self, logged: _Logged) -> None:
+    def _count(self, logged: Logged) -> None:
         self._stage = "after update"
         self._update += 1
         self.directory.begun = True
