@@ -50,7 +50,7 @@ PLAIN: dict[str, Any] = {  # rows of a rollout: 2 × 64, in the critic's minibat
 VARIATIONS: dict[str, dict[str, Any]] = {
     "plain": {},
     "one environment": {"num_envs": 1, "steps": 8 * 64},
-    "schedule": {"learning_rate": "lin_3e-3"},
+    "schedule": {"learning_rate": "lin_2e-3"},
     "raw advantages": {"normalize_advantages": False},
     "shared trunk": {"share_trunk": True, "network": (32, 16)},
     "a long step": {"target_kl": 0.3, "line_search_shrink": 0.9, "cg_iterations": 1},
