@@ -71,7 +71,8 @@ class Rollout:
     """Streams × time, as collected. `logp_old` is of the policy that acted; nothing here carries a gradient.
 
     `mask` is true on steps that were decisions of the policy: not on reset rows, not on padding. `next_values` are
-    those of the states that really followed, also across a truncation. `group` names each stream's group (the prompt).
+    those of the states that really followed, also across a truncation; `action_values` are Q(s_t, a_t), where the
+    critic is one of actions. `group` names each stream's group (the prompt).
     """
 
     context: Tree
@@ -83,6 +84,7 @@ class Rollout:
     rewards: Streams = None
     values: Streams = None
     next_values: Streams = None
+    action_values: Streams = None
     logp_ref: Streams = None
     logp_sampler: Streams = None
     group: Integer[Tensor, " streams"] | None = None
@@ -212,12 +214,15 @@ class Evaluation:
     """What a policy now says about a batch: each field where it exists. `logp` in nats, `entropy` in nats.
 
     `distribution` is the policy's own object (with `kl`), for algorithms that need more than the taken action.
+    `action_values` are Q(s, a) of the taken action, `values` then Σ_a π Q. `kl` is KL(π_old‖π) at each decision, nats.
     """
 
     logp: Rows = None
     entropy: Rows = None
     values: Rows = None
     distribution: Any = None
+    action_values: Rows = None
+    kl: Rows = None
 
     def detach(self) -> Evaluation:
         """The same numbers without their graph; the distribution, which is all graph, is dropped."""

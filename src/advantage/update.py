@@ -10,7 +10,17 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from advantage.core import clipped_surrogate, discounts, gae, kl_k3, policy_gradient, td_residual, traces
+from advantage.core import (
+    clipped_surrogate,
+    discounted_return,
+    discounts,
+    gae,
+    kl_k3,
+    policy_gradient,
+    standardize,
+    td_residual,
+    traces,
+)
 from advantage.core.dialects import DIALECTS
 from advantage.errors import NonFinite
 from advantage.settings import at
@@ -70,7 +80,7 @@ class Step:
     taken: bool
 
 
-def estimate(rollout: Rollout, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
+def estimate(rollout: Rollout, gamma: float, lam: float, target: str = "lambda_return") -> tuple[Tensor, Tensor]:
     """Advantages by GAE and the critic's targets, from the values of the collecting critic.
 
         δ_t = r_t + γ_t V(s_{t+1}) − V(s_t);   Â_t = δ_t + γ_t λ_t Â_{t+1};   target Â_t + V(s_t)
@@ -78,6 +88,7 @@ def estimate(rollout: Rollout, gamma: float, lam: float) -> tuple[Tensor, Tensor
     Args:
         rollout: with `rewards`, `values` and `next_values`.
         gamma, lam: γ and λ in [0, 1].
+        target: "lambda_return" as above, "return" for G_t (λ = 1), "td" for r_t + γ_t V(s_{t+1}) (λ = 0).
 
     Returns:
         advantages and returns, (streams, time). On masked rows they mean nothing.
@@ -89,7 +100,25 @@ def estimate(rollout: Rollout, gamma: float, lam: float) -> tuple[Tensor, Tensor
     factors = discounts(rollout.terminated, gamma, rollout.rewards.dtype)
     delta = td_residual(rollout.rewards, rollout.values, rollout.next_values, factors)
     advantages = gae(delta, factors, traces(rollout.cut, lam, rollout.rewards.dtype))
-    return advantages, advantages + rollout.values
+    if target == "return":
+        return advantages, returns_to_go(rollout, gamma)
+    return advantages, (delta if target == "td" else advantages) + rollout.values
+
+
+def returns_to_go(rollout: Rollout, gamma: float) -> Tensor:
+    """G_t = r_t + γ_t G_{t+1}, and at a cut r_t + γ_t V(s_{t+1}) where the rollout has `next_values`, else r_t."""
+    if rollout.rewards is None:
+        raise ValueError("returns_to_go needs rewards in the rollout")
+    factors = discounts(rollout.terminated, gamma, rollout.rewards.dtype)
+    return discounted_return(rollout.rewards, factors, rollout.cut, rollout.next_values)
+
+
+def normalized(batch: Batch, now: Any) -> Batch:
+    """The batch with its advantages at mean 0 and std 1, where the settings ask for it; a lone one has no spread."""
+    dialect = DIALECTS[now.numerics]
+    if not now.normalize_advantages or (len(batch) == 1 and dialect.lone_advantage == "raw"):
+        return batch
+    return batch.replace(advantages=standardize(batch.advantages, batch.mask, ddof=dialect.advantage_ddof))
 
 
 def minibatches(data: Batch, epochs: int, size: int, rng: Permuter) -> Iterator[Batch]:

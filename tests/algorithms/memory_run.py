@@ -50,8 +50,11 @@ class MemoryRun:
         for index in range(self.count):
             yield Update(index, steps, total)
             assert len(self.logged) == index + 1
-            steps += self.rollouts[-1].steps
+            steps += self.rollouts[-1].steps if self.taken is None else self.taken
 
-    def log(self, scalars: Mapping[str, float], rollout: Rollout, episodes: Sequence[Episode]) -> None:
+    def log(
+        self, scalars: Mapping[str, float], rollout: Rollout, episodes: Sequence[Episode], steps: int | None = None
+    ) -> None:
+        self.taken = steps
         self.logged.append(dict(scalars))
         self.rollouts.append(rollout)

@@ -361,8 +361,8 @@ def test_a_time_limit_is_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
     assert value_of_a_salary() == pytest.approx(10.0, rel=0.03)
     right = ppo.estimate
 
-    def limits_as_ends(rollout: Any, gamma: float, lam: float) -> Any:
-        return right(rollout.replace(terminated=rollout.terminated | rollout.truncated), gamma, lam)
+    def limits_as_ends(rollout: Any, *how: Any) -> Any:
+        return right(rollout.replace(terminated=rollout.terminated | rollout.truncated), *how)
 
     monkeypatch.setattr(ppo, "estimate", limits_as_ends)
     assert value_of_a_salary() < 6.0

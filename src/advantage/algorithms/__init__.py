@@ -21,6 +21,11 @@ class Entry:
 
 
 ALGORITHMS = {
+    "reinforce": Entry("control", "whole episodes, each action weighted by what came of it (Williams 1992)"),
+    "actor_critic_mc": Entry("control", "REINFORCE measured against a critic, both on normalised returns"),
+    "actor_critic_td": Entry("control", "n rewards, then the critic's word: learns in the middle of episodes"),
+    "a2c": Entry("control", "many environments in step, one gradient over all of them (Mnih et al. 2016)"),
+    "ppo_penalty": Entry("control", "importance ratios and a price on the KL that adapts (Schulman et al. 2017)"),
     "ppo": Entry("control", "clipped importance ratios, several epochs a rollout, GAE critic (Schulman et al. 2017)"),
     "sft": Entry("language", "supervised fine-tuning: cross-entropy on given answers"),
     "reward_model": Entry("language", "a score from preferences, outcomes or steps (Bradley & Terry 1952)"),

@@ -14,43 +14,31 @@ from torch import Tensor
 from advantage.adam import FlatAdam
 from advantage.control.actions import Bounds
 from advantage.control.collect import collect
-from advantage.control.settings import OnPolicy
-from advantage.control.setup import describe, prepare
+from advantage.control.settings import Minibatched
+from advantage.control.setup import describe, prepare, say_rest
 from advantage.core import (
     clipped_surrogate,
     clipped_value_loss,
     likelihood_ratio,
-    standardize,
     token_mean,
     value_loss,
 )
 from advantage.core.dialects import DIALECTS
-from advantage.errors import UserError
 from advantage.runs.live import LiveRun
 from advantage.settings import Schedule, scheduled, setting
 from advantage.trajectory import Batch, Evaluation
-from advantage.update import ascend, estimate, minibatches, schedule, statistics, within_target_kl
+from advantage.update import ascend, estimate, minibatches, normalized, schedule, statistics, within_target_kl
 
 
 @dataclass(frozen=True)
-class Settings(OnPolicy):
+class Settings(Minibatched):
     """PPO's own settings, beside those of every on-policy algorithm."""
 
-    epochs: int = setting(10, "passes over a rollout", low=1)
-    minibatch_size: int = setting(64, "rows of one optimiser step", unit="steps", low=1)
     eps_low: Schedule = setting(0.2, "how far the ratio may fall below 1 and still be rewarded for it", low=0)
     eps_high: Schedule = setting(0.2, "how far it may rise above 1", low=0)
     dual_clip: float | None = setting(None, "floor c·Â for bad actions whose ratio explodes; none for none", above=1)
     value_clip: float | None = setting(None, "bound on the critic's step away from its rollout values", above=0)
     target_kl: float | None = setting(None, "stop an update once the KL passes 1.5 times this; none never", above=0)
-
-    def __post_init__(self) -> None:
-        """Refuses a minibatch that no rollout fills."""
-        rollout = self.num_envs * self.num_steps
-        if self.minibatch_size > rollout:
-            raise UserError(
-                f"minibatch_size is {self.minibatch_size}; a rollout has num_envs × num_steps = {rollout} steps"
-            )
 
 
 def objective(new: Evaluation, batch: Batch, now: Settings) -> Tensor:
@@ -73,29 +61,20 @@ def critic_loss(new: Evaluation, batch: Batch, now: Settings) -> Tensor:
     return value_loss(near, batch.returns)
 
 
-def normalized(batch: Batch, now: Settings) -> Batch:
-    """The minibatch with its advantages at mean 0 and std 1; a lone one has no spread."""
-    dialect = DIALECTS[now.numerics]
-    if not now.normalize_advantages or (len(batch) == 1 and dialect.lone_advantage == "raw"):
-        return batch
-    return batch.replace(advantages=standardize(batch.advantages, batch.mask, ddof=dialect.advantage_ddof))
-
-
 def train(target: Any, settings: Settings, run: LiveRun) -> None:
     """Trains on an environment until its budget of steps is spent."""
     envs, policy, normalizer = prepare(target, settings, run)
     optimizer = FlatAdam(policy, scheduled(settings.learning_rate, 1.0), settings.adam_eps)
     run.keep(envs=envs, policy=policy, normalizer=normalizer, optimizer=optimizer)
     bounds = Bounds(envs.spaces.action, settings.action_bounds)
-    if rest := envs.num_envs * settings.num_steps % settings.minibatch_size:
-        run.note("note", "minibatches", f"an epoch's last minibatch has {rest} rows, not {settings.minibatch_size}")
+    say_rest(envs.num_envs * settings.num_steps, settings.minibatch_size, run)
 
     for update in run.updates(settings.steps):
         with run.phase("collect"):
             rollout = collect(envs, policy, normalizer, bounds, settings.num_steps, run.rng("actions"))
         now = schedule(settings, update, rollout.steps, optimizer)
         with run.phase("update"):
-            advantages, returns = estimate(rollout, now.gamma, now.gae_lambda)
+            advantages, returns = estimate(rollout, now.gamma, now.gae_lambda, now.critic_target)
             data = Batch.of(rollout, advantages, returns).single_steps()
             steps = []
             for batch in minibatches(data, now.epochs, now.minibatch_size, run.rng("minibatches")):

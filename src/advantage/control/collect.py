@@ -67,6 +67,8 @@ def collect_episodes(
 
     Returns:
         (episodes, longest), ordered by environment, `mask` false behind an end. A truncated episode counts as whole.
+        What an environment does after its own episodes, until the others have theirs, is thrown away; `envs.steps`
+        counts it.
 
     Raises:
         NonFinite, RunFailed: as `collect`.
@@ -75,12 +77,11 @@ def collect_episodes(
     envs.reset()
     normalizer.start()
     tapes: list[_Tape] = []
-    while True:
-        tapes.append(_record(envs, policy, normalizer, bounds, _CHUNK, rng))
-        ended = np.concatenate([tape.terminated | tape.truncated for tape in tapes])
-        if (ended.sum(0) >= owed).all():
-            break
+    left = owed.copy()
+    while (left > 0).any():
+        tapes.append(_record(envs, policy, normalizer, bounds, _CHUNK, rng, left))
     tape = _joined(tapes)
+    ended = tape.terminated | tape.truncated
     starts: list[tuple[int, int, int]] = []
     for env, quota in enumerate(owed):
         begin = 0
@@ -91,7 +92,7 @@ def collect_episodes(
     return _cut_to_episodes(_scored(tape, policy, normalizer), starts)
 
 
-_CHUNK = 64  # steps recorded between two looks at whether all quotas are met
+_CHUNK = 64  # steps whose noise is drawn, and whose tape is made, at once
 
 
 @dataclass
@@ -109,9 +110,15 @@ class _Tape:
 
 
 def _record(
-    envs: Envs, policy: Policy, normalizer: Normalizer, bounds: Bounds, num_steps: int, rng: np.random.Generator
+    envs: Envs,
+    policy: Policy,
+    normalizer: Normalizer,
+    bounds: Bounds,
+    num_steps: int,
+    rng: np.random.Generator,
+    left: Array | None = None,
 ) -> _Tape:
-    """Steps the environments; nothing is scored."""
+    """Steps the environments, at most until each has ended as many episodes as are `left`; nothing is scored."""
     shape = (num_steps, envs.num_envs)
     noise = policy.noise(rng, shape)
     context = tree_map(lambda leaf: np.empty((num_steps + 1, *leaf.shape), leaf.dtype), envs.context)
@@ -133,10 +140,21 @@ def _record(
             tape.rewards[t], tape.terminated[t], tape.truncated[t] = step.rewards, step.terminated, step.truncated
             for env, observation in step.final.items():
                 tape.finals.append((t, env, observation))
-        _write(context, num_steps, envs.context)
+            if left is not None:
+                left -= step.terminated | step.truncated
+                if (left <= 0).all():
+                    break
+        _write(context, t + 1, envs.context)
         tape.actions = _stacked(chosen)
+    tape = tape if t + 1 == num_steps else _shortened(tape, t + 1)
     _check(tape)
     return tape
+
+
+def _shortened(tape: _Tape, steps: int) -> _Tape:
+    """The first steps of a tape."""
+    columns = {name: getattr(tape, name)[:steps] for name in ("rewards", "terminated", "truncated", "mask")}
+    return replace(tape, context=tree_map(lambda leaf: leaf[: steps + 1], tape.context), **columns)
 
 
 def _so_far(tape: _Tape, chosen: list[Tree]) -> _Tape:
@@ -173,18 +191,27 @@ def _scored(tape: _Tape, policy: Policy, normalizer: Normalizer) -> Rollout:
         following[env, t] = value
     normalizer.learn_observations(tree_map(lambda leaf: leaf[:-1], raw), tape.mask)
     return rollout.replace(
-        logp_old=said.logp, rewards=_stream_first(paid).to(values.dtype), values=values, next_values=following
+        logp_old=said.logp,
+        rewards=_stream_first(paid).to(values.dtype),
+        values=values,
+        next_values=following,
+        action_values=said.action_values,
     )
 
 
 def _after(context: Tree, tape: _Tape, normalizer: Normalizer) -> Tree:
-    """Contexts whose values follow the rollout: the last moment of every environment, then the final observations."""
-    last = tree_map(lambda leaf: leaf[:, -1], context["observation"])
+    """Contexts whose values follow the rollout: the last moment of every environment, then the final observations.
+
+    Which actions were legal in a final observation nobody says: there all are.
+    """
+    after: dict[str, Tree] = tree_map(lambda leaf: leaf[:, -1], context)
     if tape.finals:
         ends = tree_map(lambda *leaves: np.stack(leaves), *(observation for _, _, observation in tape.finals))
-        finals = tree_map(torch.from_numpy, normalizer.observe(ends))
-        last = tree_map(lambda a, b: torch.cat([a, b]), last, finals)
-    return {"observation": last}
+        finals = {"observation": tree_map(torch.from_numpy, normalizer.observe(ends))}
+        if "action_mask" in after:
+            finals["action_mask"] = torch.ones(len(tape.finals), *after["action_mask"].shape[1:], dtype=torch.bool)
+        after = tree_map(lambda a, b: torch.cat([a, b]), after, finals)
+    return after
 
 
 def _cut_to_episodes(rollout: Rollout, starts: list[tuple[int, int, int]]) -> Rollout:
@@ -196,11 +223,12 @@ def _cut_to_episodes(rollout: Rollout, starts: list[tuple[int, int, int]]) -> Ro
     time = begin + torch.arange(int((end - begin).max()))
     inside = time < end
     chosen = env, torch.where(inside, time, begin)
-    columns = ("mask", "terminated", "truncated", "logp_old", "rewards", "values", "next_values")
+    columns = ("mask", "terminated", "truncated", "logp_old", "rewards", "values", "next_values", "action_values")
+    present = [name for name in columns if getattr(rollout, name) is not None]
     return rollout.replace(
         context=tree_map(lambda leaf: leaf[chosen], rollout.context),
         actions=tree_map(lambda leaf: leaf[chosen], rollout.actions),
-        **{name: getattr(rollout, name)[chosen].masked_fill(~inside, 0) for name in columns},
+        **{name: getattr(rollout, name)[chosen].masked_fill(~inside, 0) for name in present},
     )
 
 

@@ -81,6 +81,10 @@ def make_policy(observation: gym.Space[Any], action: gym.Space[Any], settings: C
     """The network of these settings, its weights drawn under a seed of their own."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the devices too, for good
+        if getattr(settings, "critic", "v") != "v":
+            from advantage.control.action_values import ActionCritic
+
+            return ActionCritic(observation, action, settings)
         return ActorCritic(observation, action, settings)
 
 

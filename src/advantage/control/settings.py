@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from advantage.errors import UserError
 from advantage.settings import Common, Schedule, setting
 
 
@@ -17,8 +18,8 @@ class Control(Common):
     eval_max_steps: int = setting(100_000, "longest episode of an evaluation; a longer one fails", unit="steps", low=1)
     vectorization: str = setting("auto", "how they are stepped", choices=("auto", "sync", "async"))
     gamma: float = setting(0.99, "discount γ", low=0, high=1)
-    learning_rate: Schedule = setting("lin_3e-4", "step size of Adam", low=0)
-    adam_eps: float = setting(1e-5, "ε in Adam's divisor", above=0)
+    learning_rate: Schedule = setting("lin_3e-4", "step size of the optimiser", low=0)
+    adam_eps: float = setting(1e-5, "ε in the divisor of Adam, or of RMSprop", above=0)
     max_grad_norm: float = setting(0.5, "bound on the gradient's global norm", above=0)
     network: tuple[int, ...] = setting((64, 64), "hidden layers of each trunk", unit="units", low=1)
     activation: str = setting("tanh", "nonlinearity between layers", choices=("tanh", "relu", "silu"))
@@ -36,12 +37,48 @@ class Control(Common):
 
 
 @dataclass(frozen=True)
-class OnPolicy(Control):
-    """What it takes to learn from rollouts of the present policy."""
+class PolicyGradient(Control):
+    """What it takes to climb an objective of the policy, and of a critic where there is one."""
 
-    num_steps: int = setting(128, "steps of each environment in a rollout", low=1)
-    gae_lambda: float = setting(0.95, "λ of GAE: 0 believes the critic, 1 the returns", low=0, high=1)
     normalize_advantages: bool = setting(True, "advantages to mean 0, std 1 in each minibatch")
     vf_coef: float = setting(0.5, "weight of ½·error² of the critic (SB3's number doubled)", low=0)
     ent_coef: Schedule = setting(0.0, "weight of the entropy bonus", low=0)
     micro_batch: int | None = setting(None, "rows that fit in memory at once; none for all", low=1)
+
+
+@dataclass(frozen=True)
+class Episodic(PolicyGradient):
+    """What it takes to learn from whole episodes of the present policy."""
+
+    num_envs: int = setting(1, "environments stepped together; the more, the more steps are thrown away", low=1)
+    episodes: int = setting(8, "whole episodes of an update", low=1)
+    discount_from_start: bool = setting(False, "γ^t in front of each term: the gradient of the discounted J itself")
+
+
+@dataclass(frozen=True)
+class OnPolicy(PolicyGradient):
+    """What it takes to learn from rollouts of the present policy, over the ends of episodes."""
+
+    num_steps: int = setting(128, "steps of each environment in a rollout", low=1)
+    gae_lambda: float = setting(0.95, "λ of GAE: 0 believes the critic, 1 the returns", low=0, high=1)
+    critic_target: str = setting(
+        "lambda_return",
+        "what the critic learns: Â + V by the λ of GAE, the return G_t, or r + γV(s')",
+        choices=("lambda_return", "return", "td"),
+    )
+
+
+@dataclass(frozen=True)
+class Minibatched(OnPolicy):
+    """What it takes to use a rollout more than once."""
+
+    epochs: int = setting(10, "passes over a rollout", low=1)
+    minibatch_size: int = setting(64, "rows of one optimiser step", unit="steps", low=1)
+
+    def __post_init__(self) -> None:
+        """Refuses a minibatch that no rollout fills."""
+        rollout = self.num_envs * self.num_steps
+        if self.minibatch_size > rollout:
+            raise UserError(
+                f"minibatch_size is {self.minibatch_size}; a rollout has num_envs × num_steps = {rollout} steps"
+            )

@@ -83,6 +83,12 @@ def _set_threads(asked: int) -> None:
     torch.set_num_threads(asked)
 
 
+def say_rest(rows: int, minibatch_size: int, run: LiveRun) -> None:
+    """A note where an epoch's last minibatch is smaller than the others."""
+    if rest := rows % minibatch_size:
+        run.note("note", "minibatches", f"an epoch's last minibatch has {rest} rows, not {minibatch_size}")
+
+
 def describe(rollout: Rollout, bounds: Bounds) -> dict[str, float]:
     """What a rollout paid and how it acted, as the metrics that a run writes."""
     assert rollout.rewards is not None

@@ -65,6 +65,7 @@ class _Logged(NamedTuple):
     data: Rollout | Batch
     episodes: Sequence[Episode]
     samples: Sequence[Sample]
+    steps: int | None
 
 
 class Tripped(RunFailed):
@@ -203,6 +204,7 @@ class LiveRun:
         data: Rollout | Batch,
         episodes: Sequence[Episode] = (),
         samples: Sequence[Sample] = (),
+        steps: int | None = None,
     ) -> None:
         """Hand over what an update was made of and what came of it; once, at its end.
 
@@ -210,8 +212,9 @@ class LiveRun:
             scalars: its numbers by name.
             data: its rollout, which is kept for `explain`; or its batch, where the data were given.
             episodes, samples: those that ended, and those that were drawn, in it.
+            steps: environment steps that it took, where some of them are not in its rollout; None for the rollout's.
         """
-        self._logged = _Logged({name: float(value) for name, value in scalars.items()}, data, episodes, samples)
+        self._logged = _Logged({name: float(value) for name, value in scalars.items()}, data, episodes, samples, steps)
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -235,7 +238,7 @@ class LiveRun:
         if self._logged is None:
             raise RuntimeError("run.log(...) is the last line of every update")
         logged, before = self._logged, self.steps
-        self._count(logged.data)
+        self._count(logged)
         row = {**self._own_scalars(logged.episodes), **self._phases, **logged.scalars}
         self._write(row, logged)
         self._refuse_non_finite_parameters()
@@ -259,13 +262,13 @@ class LiveRun:
                     if not torch.isfinite(parameter).all():
                         raise NonFinite(f"parameter {name} of {thing} is not finite after update {self._update}")
 
-    def _count(self, data: Rollout | Batch) -> None:
+    def _count(self, logged: _Logged) -> None:
         self._stage = "after update"
         self._update += 1
         self.directory.begun = True
-        made = data.steps if isinstance(data, Rollout) else data.tokens
+        made = logged.data.steps if isinstance(logged.data, Rollout) else logged.data.tokens
         if self._clock == "env_steps":
-            self.steps += made
+            self.steps += made if logged.steps is None else logged.steps
         else:
             self.steps += 1
             self._tokens += made
