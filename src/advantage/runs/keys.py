@@ -16,6 +16,7 @@ KEYS: dict[str, tuple[str, str]] = {
     "time/update": ("s", "seconds of this update spent on gradients"),
     "time/evaluate": ("s", "seconds of this update spent on held-out evaluation"),
     "train/approx_kl": ("nats", "k3 estimate of KL(old policy, new policy), mean over the stepped minibatches"),
+    "train/update_kl": ("nats", "k3 estimate of KL(policy that collected, policy after the whole update), its rollout"),
     "train/clip_fraction": ("share", "probability ratios outside the clip range, mean over the stepped minibatches"),
     "train/entropy": ("nats", "mean entropy of the policy at the steps of the stepped minibatches"),
     "train/explained_variance": (

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from advantage import watch
-from advantage.errors import NonFinite, RunFailed, UserError
+from advantage.errors import NonFinite, RunFailed, UserError, described
 from advantage.runs import checkpoint, machine, saved
 from advantage.runs.database import Database
 from advantage.runs.directory import RunDirectory
@@ -127,6 +127,7 @@ class LiveRun:
         self._opening = opening
         self._kept: dict[str, Any] = {}
         self._evaluate: Callable[[], Mapping[str, float]] | None = None
+        self._measure: Callable[[Rollout], Mapping[str, float]] | None = None
         self._logged: _Logged | None = None
         self._drawn: set[str] = set()
         self._phases: dict[str, float] = {}
@@ -172,6 +173,10 @@ class LiveRun:
     def held_out(self, evaluate: Callable[[], Mapping[str, float]]) -> None:
         """Have `evaluate` called every `eval_every` steps and at the end; the best `eval/mean_reward` makes best/."""
         self._evaluate = evaluate
+
+    def also_log(self, measure: Callable[[Rollout], Mapping[str, float]]) -> None:
+        """Have `measure` called with the rollout of each update, after it; its numbers are logged with the others."""
+        self._measure = measure
 
     def updates(self, total: int) -> Iterator[Update]:
         """The updates up to `total` steps; a resumed run begins where its checkpoint stands.
@@ -239,7 +244,8 @@ class LiveRun:
             raise RuntimeError("run.log(...) is the last line of every update")
         logged, before = self._logged, self.steps
         self._count(logged)
-        row = {**self._own_scalars(logged.episodes), **self._phases, **logged.scalars}
+        measured = self._measure(logged.data) if self._measure and isinstance(logged.data, Rollout) else {}
+        row = {**self._own_scalars(logged.episodes), **self._phases, **logged.scalars, **measured}
         self._write(row, logged)
         self._refuse_non_finite_parameters()
         self._inspect()
@@ -369,7 +375,7 @@ class LiveRun:
         self._progress.stop()
         stopped = error is None or isinstance(error, KeyboardInterrupt)
         state = "failed" if not stopped else "finished" if self._stage == "finished" else "stopped"
-        said = None if error is None or stopped else _describe(error)
+        said = None if error is None or stopped else described(error)
         if said and not isinstance(error, Tripped):
             self._database.event(self._tick, "stop", "non_finite" if isinstance(error, NonFinite) else "error", said)
         # A full disk must not hide the error that is on its way.
@@ -442,9 +448,3 @@ class LiveRun:
             raise RunFailed(
                 f"{self.path}: cannot write {what}: {error.strerror or error}; {self._last_good()}"
             ) from error
-
-
-def _describe(error: BaseException) -> str:
-    """An error in one line; one of ours speaks for itself."""
-    text = str(error) if isinstance(error, (RunFailed, UserError)) else f"{type(error).__name__}: {error}"
-    return " ".join(text.split())
