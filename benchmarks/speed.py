@@ -1,4 +1,4 @@
-"""Steps per second and peak memory of PPO beside Stable-Baselines3, the same settings, one core, in one run.
+"""Steps per second and peak memory of PPO and A2C beside Stable-Baselines3, the same settings, one core, in one run.
 
     python -m benchmarks.speed --pairs 3
 
@@ -23,28 +23,32 @@ from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
-STEPS = {"CartPole-v1": 50_000, "LunarLander-v3": 81_920}
+STEPS = {"ppo CartPole-v1": 50_000, "ppo LunarLander-v3": 81_920, "a2c CartPole-v1": 50_000}
 OURS: dict[str, dict[str, Any]] = {  # the zoo's settings where the tuned ones are others
-    "CartPole-v1": {"num_steps": 32, "minibatch_size": 256, "epochs": 20},
-    "LunarLander-v3": {},
-}
+    "ppo CartPole-v1": {"num_steps": 32, "minibatch_size": 256, "epochs": 20},
+    "ppo LunarLander-v3": {},
+    "a2c CartPole-v1": {
+        "num_envs": 8, "num_steps": 5, "gae_lambda": 1.0, "gamma": 0.99, "learning_rate": 7e-4, "vf_coef": 1.0,
+        "optimizer": "rmsprop", "normalize_advantages": False,
+    },
+}  # fmt: skip
 
 
-def ours(environment: str, steps: int) -> float:
+def ours(case: str, steps: int) -> float:
     """Steps per second of `advantage.train` with the zoo's settings."""
     import advantage
 
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/run"
-        run = advantage.train("ppo", environment, steps=steps, run_dir=path, quiet=True, **OURS[environment])
+        run = advantage.train(*case.split(), steps=steps, run_dir=path, quiet=True, **OURS[case])
         steps_done, seconds = run.metrics()["env_steps"], run.metrics()["wall_time"]
         return float((steps_done[-1] - steps_done[0]) / (seconds[-1] - seconds[0]))
 
 
-def theirs(environment: str, steps: int) -> float:
+def theirs(case: str, steps: int) -> float:
     """Steps per second of Stable-Baselines3 with the zoo's settings."""
     import torch
-    from stable_baselines3 import PPO
+    from stable_baselines3 import A2C, PPO
     from stable_baselines3.common.env_util import make_vec_env
 
     torch.set_num_threads(1)
@@ -53,36 +57,38 @@ def theirs(environment: str, steps: int) -> float:
         return lambda remaining: remaining * start
 
     zoo: dict[str, dict[str, Any]] = {
-        "CartPole-v1": {
+        "ppo CartPole-v1": {
             "n_steps": 32, "batch_size": 256, "n_epochs": 20, "gamma": 0.98, "gae_lambda": 0.8,
             "learning_rate": linear(1e-3), "clip_range": linear(0.2),
         },
-        "LunarLander-v3": {
+        "ppo LunarLander-v3": {
             "n_steps": 1024, "batch_size": 64, "n_epochs": 4, "gamma": 0.999, "gae_lambda": 0.98, "ent_coef": 0.01,
         },
+        "a2c CartPole-v1": {},
     }  # fmt: skip
+    algorithm, environment = case.split()
     envs = make_vec_env(
         environment, {"CartPole-v1": 8, "LunarLander-v3": 16}[environment], seed=0, env_kwargs={"render_mode": None}
     )
-    model = PPO("MlpPolicy", envs, seed=0, device="cpu", **zoo[environment])
+    model = {"ppo": PPO, "a2c": A2C}[algorithm]("MlpPolicy", envs, seed=0, device="cpu", **zoo[case])
     model.learn(1)  # one rollout
     before, started = model.num_timesteps, time.perf_counter()
     model.learn(steps - before, reset_num_timesteps=False)
     return (model.num_timesteps - before) / (time.perf_counter() - started)
 
 
-def measure(who: str, environment: str, core: int) -> dict[str, float]:
+def measure(who: str, case: str, core: int) -> dict[str, float]:
     """One library in a process of its own, pinned to a core."""
-    command = [sys.executable, "-m", "benchmarks.speed", "--child", who, environment, str(core)]
+    command = [sys.executable, "-m", "benchmarks.speed", "--child", who, case, str(core)]
     out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     found: dict[str, float] = json.loads(out.splitlines()[-1])
     return found
 
 
-def child(who: str, environment: str, core: int) -> None:
+def child(who: str, case: str, core: int) -> None:
     """What the pinned process does."""
     os.sched_setaffinity(0, {core})
-    speed = {"ours": ours, "theirs": theirs}[who](environment, STEPS[environment])
+    speed = {"ours": ours, "theirs": theirs}[who](case, STEPS[case])
     print(json.dumps({"speed": speed, "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
 
 
@@ -90,8 +96,9 @@ def main() -> None:
     """Measures in turns and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--cases", nargs="+", choices=tuple(STEPS), default=list(STEPS))
     parser.add_argument("--core", type=int, default=1)
-    parser.add_argument("--child", nargs=3, metavar=("WHO", "ENV", "CORE"))
+    parser.add_argument("--child", nargs=3, metavar=("WHO", "CASE", "CORE"))
     options = parser.parse_args()
     if options.child:
         child(options.child[0], options.child[1], int(options.child[2]))
@@ -100,19 +107,22 @@ def main() -> None:
         f"Python {platform.python_version()}, torch {version('torch')},"
         f" stable-baselines3 {version('stable-baselines3')}"
     )
-    print("\n| environment | steps/s | SB3 | ratio (each pair) | peak memory, MiB | SB3 |\n|---|---|---|---|---|---|")
-    for environment in STEPS:
-        pairs = [[measure(who, environment, options.core) for who in ("ours", "theirs")] for _ in range(options.pairs)]
-        print(row(environment, pairs), flush=True)
+    print(
+        "\n| algorithm, environment | steps/s | SB3 | ratio (each pair) | peak memory, MiB | SB3 |"
+        "\n|---|---|---|---|---|---|"
+    )
+    for case in options.cases:
+        pairs = [[measure(who, case, options.core) for who in ("ours", "theirs")] for _ in range(options.pairs)]
+        print(row(case, pairs), flush=True)
 
 
-def row(environment: str, pairs: list[list[dict[str, float]]]) -> str:
+def row(case: str, pairs: list[list[dict[str, float]]]) -> str:
     """A line of the table."""
     ratios = [a["speed"] / b["speed"] for a, b in pairs]
     a, b = ([statistics.median(pair[side][key] for pair in pairs) for key in ("speed", "memory")] for side in (0, 1))
     each = ", ".join(f"{ratio:.2f}" for ratio in ratios)
     ratio = f"{statistics.median(ratios):.2f} ({each})"
-    return f"| {environment} | {a[0]:,.0f} | {b[0]:,.0f} | {ratio} | {a[1]:.0f} | {b[1]:.0f} |"
+    return f"| {case} | {a[0]:,.0f} | {b[0]:,.0f} | {ratio} | {a[1]:.0f} | {b[1]:.0f} |"
 
 
 if __name__ == "__main__":

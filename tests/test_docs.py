@@ -3,13 +3,15 @@
     python -m tests.test_docs        # writes the generated parts of the pages anew
 
 A page has generated parts between comments: `<!-- settings: dpo -->` … `<!-- end -->` is a table of all settings of
-dpo, `<!-- settings: dapo beside grpo -->` one of those in which dapo differs, and `<!-- stages: dapo -->` has GRPO's
-stages with those that dapo exchanges.
+dpo, `<!-- settings: dapo beside grpo -->` one of those in which dapo differs, `<!-- stages: dapo -->` has GRPO's stages
+with those that dapo exchanges, and `<!-- diff: a2c beside actor_critic_td -->` what a2c changes in that file.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import inspect
 import re
 import shlex
 from pathlib import Path
@@ -35,7 +37,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 OF_ALGORITHMS = [page for page in PAGES if page.stem in ALGORITHMS]
-GENERATED = re.compile(r"(<!-- (settings|stages): (\w+)(?: beside (\w+))? -->\n).*?(<!-- end -->)", re.DOTALL)
+GENERATED = re.compile(r"(<!-- (settings|stages|diff): (\w+)(?: beside (\w+))? -->\n).*?(<!-- end -->)", re.DOTALL)
 
 of_every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 of_every_algorithm = pytest.mark.parametrize("page", OF_ALGORITHMS, ids=lambda page: page.name)
@@ -49,7 +51,8 @@ def generated(text: str) -> str:
 
     def part(match: re.Match[str]) -> str:
         opening, what, name, beside, end = match.groups()
-        lines = settings_of(name, beside) if what == "settings" else stages_of(name)
+        found = {"settings": settings_of, "stages": lambda name, _: stages_of(name), "diff": diff_of}
+        lines = found[what](name, beside)
         return "\n".join([opening, *lines, "", end])
 
     return GENERATED.sub(part, text)
@@ -71,6 +74,14 @@ def settings_of(name: str, beside: str | None) -> list[str]:
         default, meaning = default.replace('"none"', "none"), meaning.replace("|", "/")
         lines.append(f"| `{setting}` | {default} | {meaning} |")
     return lines
+
+
+def diff_of(name: str, beside: str) -> list[str]:
+    """What a neighbour on the ladder changes, from the settings on."""
+    sources = [inspect.getsource(module(one)) for one in (beside, name)]
+    old, new = (source[source.index("@dataclass") :].splitlines() for source in sources)
+    changes = [line for line in difflib.unified_diff(old, new, n=1, lineterm="") if line[:3] not in ("---", "+++")]
+    return ["```diff", *("" if line.startswith("@@") else line for line in changes[1:]), "```"]
 
 
 def declared(kind: type) -> list[str]:

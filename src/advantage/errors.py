@@ -18,12 +18,6 @@ class NonFinite(RunFailed):
     """A NaN or an infinity was met where numbers belong. The message names quantity, step and environment."""
 
 
-def described(error: BaseException) -> str:
-    """An error in one line; one of ours speaks for itself."""
-    text = str(error) if isinstance(error, (RunFailed, UserError)) else f"{type(error).__name__}: {error}"
-    return " ".join(text.split())
-
-
 def nearest(word: str, known: Iterable[str]) -> str:
     """The known words closest to a misspelt one, as the end of an error message.
 

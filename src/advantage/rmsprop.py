@@ -43,8 +43,10 @@ class FlatRMSprop(FlatOptimizer):
         self._flat.addcdiv_(self._gradient, root, value=-self.param_groups[0]["lr"])
 
 
-OPTIMIZERS: dict[str, Callable[[nn.Module, float, float], FlatOptimizer]] = {
+Maker = Callable[[nn.Module, float, float, float], FlatOptimizer]
+OPTIMIZERS: dict[str, Maker] = {
     "rmsprop": FlatRMSprop,
     "rmsprop_tf": partial(FlatRMSprop, inside=True),
-    "adam": FlatAdam,
+    "adam": lambda module, learning_rate, eps, _: FlatAdam(module, learning_rate, eps),
 }
+"""By name, of (module, learning rate, ε, α)."""

@@ -26,6 +26,9 @@ else:
 
 PEERS_WORDS = {
     "actor_lr": "learning_rate",
+    "alpha": "rms_alpha",
+    "batch_episodes": "episodes",
+    "d_targ": "target_kl",
     "batch_size": "minibatch_size",
     "clip_coef": "eps_low and eps_high",
     "clip_range": "eps_low and eps_high",
@@ -35,14 +38,17 @@ PEERS_WORDS = {
     "entropy_coef": "ent_coef",
     "epsilon": "eps_low and eps_high",
     "kl_coef": "beta",
+    "kl_target": "target_kl",
     "lam": "gae_lambda",
     "lambda": "gae_lambda",
+    "log_interval": "log_every",
     "lr": "learning_rate",
     "n_envs": "num_envs",
     "n_epochs": "epochs",
     "n_steps": "num_steps",
     "norm_adv": "normalize_advantages",
     "normalize_advantage": "normalize_advantages",
+    "num_episodes": "episodes",
     "num_epochs": "epochs",
     "num_minibatches": "minibatch_size (in steps)",
     "epsilon_high": "eps_high",
@@ -59,10 +65,12 @@ PEERS_WORDS = {
     "ppo_mini_batch_size": "minibatch_size (in completions)",
     "reward": "rewards",
     "reward_funcs": "rewards",
+    "rms_prop_eps": "adam_eps",
     "rollout_n": "num_generations",
     "total_timesteps": "steps",
     "train_batch_size": "batch_size (in prompts)",
     "update_epochs": "epochs",
+    "use_rms_prop": "optimizer",
     "value_coef": "vf_coef",
     "value_loss_coef": "vf_coef",
 }
@@ -94,6 +102,7 @@ class Common:
     steps: int = setting(1_000_000, "budget of the whole run", unit="environment steps; updates in language", low=1)
     eval_every: int = setting(0, "steps between held-out evaluations, 0 for none", unit="steps", low=0)
     eval_episodes: int = setting(20, "episodes of a held-out evaluation", low=1)
+    log_every: int = setting(1, "updates from one row of metrics to the next", low=1)
     checkpoint_every: float = setting(10.0, "time between checkpoints, 0 for every update", unit="seconds", low=0)
     keep_checkpoints: int = setting(2, "how many checkpoints stay", low=1)
     threads: int = setting(1, "torch threads; small networks are fastest with one", low=1)

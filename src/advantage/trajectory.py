@@ -149,6 +149,8 @@ class Batch:
         """Given data as one batch: completions to imitate, pairs to rank."""
         if not mask.any():
             raise ValueError("the mask has no true entry; a batch needs at least one decision")
+        if mask.all():
+            return cls(context, actions, mask, mask.numel(), mask.shape[:-1].numel(), **columns)
         filled = {
             name: column.masked_fill(~mask, 0.0) if column is not None and column.is_floating_point() else column
             for name, column in columns.items()
@@ -233,8 +235,8 @@ class Evaluation:
         return self._mapped(lambda column: column.index_select(0, index))
 
     def _mapped(self, function: Callable[[Tensor], Tensor]) -> Evaluation:
-        parts = (self.logp, self.entropy, self.values)
-        return Evaluation(*(None if part is None else function(part) for part in parts))
+        parts = {name: getattr(self, name) for name in ("logp", "entropy", "values", "action_values", "kl")}
+        return Evaluation(**{name: function(part) for name, part in parts.items() if part is not None})
 
 
 class Evaluator(Protocol):

@@ -18,6 +18,7 @@ from advantage.core import (
     kl_k3,
     policy_gradient,
     standardize,
+    surrogate,
     td_residual,
     traces,
 )
@@ -270,15 +271,18 @@ def statistics(data: Batch, steps: Sequence[Step], now: Any, ratio_of: Ratio | N
         "train/loss": -float(torch.stack([step.objective for step in stepped]).mean()),
     }
     logp, logp_old, advantages, entropy, values, returns = (_column(stepped, name) for name in _STEP_COLUMNS)
+    eps_low, eps_high = getattr(now, "eps_low", None), getattr(now, "eps_high", None)
     if logp is not None and logp_old is not None:
         first = steps[0]
         found["train/first_ratio_error"] = float((_of(first, "logp") - _of(first, "logp_old")).expm1().abs().max())
+    if logp is not None and advantages is not None and len(steps) == 1 and eps_low is None:
+        found["train/policy_gradient_loss"] = -float(policy_gradient(logp, advantages).mean())
+    elif logp is not None and logp_old is not None:  # a single step has nothing behind it that it could have moved from
         ratio = (logp - logp_old).exp() if ratio_of is None else _ratios(stepped, ratio_of)
         found["train/approx_kl"] = float(kl_k3(logp_old, logp).mean())
         if not (last := steps[-1]).taken:
             found["train/stopping_kl"] = float(kl_k3(_of(last, "logp_old"), _of(last, "logp")).mean())
         found["train/ratio_min"], found["train/ratio_max"] = float(ratio.min()), float(ratio.max())
-        eps_low, eps_high = getattr(now, "eps_low", None), getattr(now, "eps_high", None)
         if advantages is not None and eps_low is not None and eps_high is not None:
             outside = (ratio < 1.0 - eps_low) | (ratio > 1.0 + eps_high)
             found["train/clip_fraction"] = float(outside.float().mean())
@@ -286,7 +290,7 @@ def statistics(data: Batch, steps: Sequence[Step], now: Any, ratio_of: Ratio | N
                 gain = clipped_surrogate(ratio, advantages, eps_low, eps_high, getattr(now, "dual_clip", None))
                 found["train/policy_gradient_loss"] = -float(gain.mean())
         elif advantages is not None:
-            found["train/policy_gradient_loss"] = -float(policy_gradient(logp, advantages).mean())
+            found["train/policy_gradient_loss"] = -float(surrogate(ratio, advantages).mean())
     if entropy is not None:
         found["train/entropy"] = float(entropy.mean())
     if values is not None and returns is not None:

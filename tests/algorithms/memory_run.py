@@ -29,6 +29,7 @@ class MemoryRun:
         self.logged: list[dict[str, float]] = []
         self.rollouts: list[Rollout] = []
         self.notes: list[tuple[str, str, str]] = []
+        self.due, self.taken = True, None
 
     def seed(self, name: str) -> int:
         return self.streams.sub_seed(name)

@@ -128,7 +128,7 @@ class Story:
     optimizer_steps: int
 
 
-def constructors(world: str, settings: ppo.Settings) -> list[Callable[[], gym.Env[Any, Any]]]:
+def constructors(world: str, settings: Any) -> list[Callable[[], gym.Env[Any, Any]]]:
     return [lambda index=index: Seeded(WORLDS[world](), 100 + index) for index in range(settings.num_envs)]
 
 
@@ -165,7 +165,8 @@ def theirs(world: str, variation: str) -> Story:
     settings = ppo.Settings(**PLAIN | VARIATIONS[variation])
     envs = DummyVecEnv(constructors(world, settings))
     with torch.random.fork_rng():
-        model = Recorded(env=envs, seed=0, device="cpu", **translated(settings, envs.observation_space))
+        words = translated(settings, envs.observation_space) | of_ppo(settings)
+        model = Recorded(env=envs, seed=0, device="cpu", **words)
         model.taken, model.after = [], []
         before = weights_of(model.policy)
         model.learn(settings.steps, callback=lambda *_: len(model.after) < UPDATES)
@@ -173,12 +174,12 @@ def theirs(world: str, variation: str) -> Story:
     return Story(before, model.after, model.taken, int(state[0]["step"]))
 
 
-def translated(settings: ppo.Settings, observation: gym.Space[Any]) -> dict[str, Any]:
-    """Our settings in Stable-Baselines3's words; its value loss has no ½."""
+def schedule(value: float | str) -> Any:
+    return LinearSchedule(float(value[4:]), 0.0, 1.0) if isinstance(value, str) else value
 
-    def schedule(value: float | str) -> Any:
-        return LinearSchedule(float(value[4:]), 0.0, 1.0) if isinstance(value, str) else value
 
+def translated(settings: Any, observation: gym.Space[Any]) -> dict[str, Any]:
+    """Our settings in Stable-Baselines3's words, of any on-policy algorithm; its value loss has no ½."""
     activation = {"tanh": nn.Tanh, "relu": nn.ReLU}[settings.activation]
     network: dict[str, Any] = {"net_arch": list(settings.network), "activation_fn": activation}
     if settings.share_trunk:
@@ -189,16 +190,22 @@ def translated(settings: ppo.Settings, observation: gym.Space[Any]) -> dict[str,
         "policy_kwargs": network,
         "learning_rate": schedule(settings.learning_rate),
         "n_steps": settings.num_steps,
-        "batch_size": settings.minibatch_size,
-        "n_epochs": settings.epochs,
         "gamma": settings.gamma,
         "gae_lambda": settings.gae_lambda,
-        "clip_range": schedule(settings.eps_low),
-        "clip_range_vf": settings.value_clip,
         "normalize_advantage": settings.normalize_advantages,
         "ent_coef": settings.ent_coef,
         "vf_coef": 0.5 * settings.vf_coef,
         "max_grad_norm": settings.max_grad_norm,
+    }
+
+
+def of_ppo(settings: ppo.Settings) -> dict[str, Any]:
+    """What PPO has besides."""
+    return {
+        "batch_size": settings.minibatch_size,
+        "n_epochs": settings.epochs,
+        "clip_range": schedule(settings.eps_low),
+        "clip_range_vf": settings.value_clip,
         "target_kl": settings.target_kl,
     }
 

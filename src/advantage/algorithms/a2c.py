@@ -28,12 +28,14 @@ from advantage.update import ascend, estimate, normalized, schedule, statistics
 class Settings(OnPolicy):
     """A2C's own settings, beside those of every on-policy algorithm."""
 
+    log_every: int = setting(10, "updates from one row of metrics to the next", low=1)
     num_steps: int = setting(5, "steps of each environment in a rollout", low=1)
     gae_lambda: float = setting(1.0, "λ of GAE: 0 believes the critic, 1 the returns", low=0, high=1)
     learning_rate: Schedule = setting("lin_7e-4", "step size of the optimiser", low=0)
     optimizer: str = setting(
-        "rmsprop", "torch's RMSprop, TensorFlow's (ε under the root), or Adam", choices=tuple(OPTIMIZERS)
+        "rmsprop", "torch's RMSprop, TensorFlow's (ε under the root), Adam", choices=(*OPTIMIZERS,)
     )
+    rms_alpha: float = setting(0.99, "decay α of RMSprop's mean square", low=0, high=1)
 
 
 def objective(new: Evaluation, batch: Batch, now: Settings) -> Tensor:
@@ -48,17 +50,18 @@ def train(target: Any, settings: Settings, run: LiveRun) -> None:
     """Trains on an environment until its budget of steps is spent."""
     envs, policy, normalizer = prepare(target, settings, run)
     make = OPTIMIZERS[settings.optimizer]
-    optimizer = make(policy, scheduled(settings.learning_rate, 1.0), settings.adam_eps)
+    optimizer = make(policy, scheduled(settings.learning_rate, 1.0), settings.adam_eps, settings.rms_alpha)
     run.keep(envs=envs, policy=policy, normalizer=normalizer, optimizer=optimizer)
     bounds = Bounds(envs.spaces.action, settings.action_bounds)
 
     for update in run.updates(settings.steps):
         with run.phase("collect"):
-            rollout = collect(envs, policy, normalizer, bounds, settings.num_steps, run.rng("actions"))
+            rollout = collect(envs, policy, normalizer, bounds, settings.num_steps, run.rng("actions"), logp=False)
         now = schedule(settings, update, rollout.steps, optimizer)
         with run.phase("update"):
             advantages, returns = estimate(rollout, now.gamma, now.gae_lambda, now.critic_target)
             data = Batch.of(rollout, advantages, returns).single_steps()
             step = ascend(policy, optimizer, objective, normalized(data, now), now)
-        run.log(describe(rollout, bounds) | statistics(data, [step], now), rollout, envs.finished_episodes())
+        found = describe(rollout, bounds) | statistics(data, [step], now) if run.due else {}
+        run.log(found, rollout, envs.finished_episodes())
     envs.close()

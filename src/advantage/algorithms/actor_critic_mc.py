@@ -77,6 +77,6 @@ def train(target: Any, settings: Settings, run: LiveRun) -> None:
             earlier.learn(raw)
             if settings.normalize_returns:
                 scale.learn(raw[rollout.mask])
-        found = describe(rollout, bounds) | statistics(data, [step], now)
+        found = describe(rollout, bounds) | statistics(data, [step], now) if run.due else {}
         run.log(found, rollout, envs.finished_episodes(), steps=envs.steps - update.steps)
     envs.close()

@@ -79,6 +79,6 @@ def train(target: Any, settings: Settings, run: LiveRun) -> None:
             data = Batch.of(rollout, psi, targets).single_steps().replace(sequences=settings.episodes)
             step = ascend(policy, optimizer, objective, normalized(data, now), now)
             earlier.learn(returns)
-        found = describe(rollout, bounds) | statistics(data, [step], now)
+        found = describe(rollout, bounds) | statistics(data, [step], now) if run.due else {}
         run.log(found, rollout, envs.finished_episodes(), steps=envs.steps - update.steps)
     envs.close()

@@ -19,13 +19,20 @@ from advantage.control.environments import Envs, check_finite, finite
 from advantage.control.failures import in_memory
 from advantage.control.normalization import Normalizer
 from advantage.errors import RunFailed
-from advantage.trajectory import Batch, Policy, Rollout, Tree, tree_leaves, tree_map
+from advantage.trajectory import Batch, Evaluation, Policy, Rollout, Tree, tree_leaves, tree_map
 
 Array = np.ndarray[Any, Any]
 
 
 def collect(
-    envs: Envs, policy: Policy, normalizer: Normalizer, bounds: Bounds, num_steps: int, rng: np.random.Generator
+    envs: Envs,
+    policy: Policy,
+    normalizer: Normalizer,
+    bounds: Bounds,
+    num_steps: int,
+    rng: np.random.Generator,
+    *,
+    logp: bool = True,
 ) -> Rollout:
     """A rollout of `num_steps` steps of every environment, over the ends of episodes.
 
@@ -36,9 +43,11 @@ def collect(
         bounds: how raw actions meet their boxes; the raw ones are stored and scored.
         num_steps: T ≥ 1 steps of each environment.
         rng: the generator of the actions' noise; one draw for the whole rollout.
+        logp: whether the steps are scored; without, the critic alone is asked, once. An objective without a ratio needs
+            no more.
 
     Returns:
-        (environments, T) with rewards, values, next_values and logp_old. Reset rows are masked.
+        (environments, T) with rewards, values, next_values and, where asked for, logp_old. Reset rows are masked.
 
     Raises:
         NonFinite: a reward, an observation or an action is NaN or infinite; names quantity, step and environment.
@@ -50,7 +59,7 @@ def collect(
             envs.step(bounds.applied(policy.act(_tensors(envs.context, normalizer), None)))
     with in_memory(num_steps=num_steps, num_envs=envs.num_envs):
         tape = _record(envs, policy, normalizer, bounds, num_steps, rng)
-        return _scored(tape, policy, normalizer)
+        return _scored(tape, policy, normalizer, logp)
 
 
 def collect_episodes(
@@ -89,7 +98,7 @@ def collect_episodes(
             begin += int(np.argmax(tape.mask[begin:, env]))  # past the row that only resets
             starts.append((env, begin, int(end) + 1))
             begin = int(end) + 1
-    return _cut_to_episodes(_scored(tape, policy, normalizer), starts)
+    return _cut_to_episodes(_scored(tape, policy, normalizer, logp=True), starts)
 
 
 _CHUNK = 64  # steps whose noise is drawn, and whose tape is made, at once
@@ -167,7 +176,7 @@ def _stacked(chosen: list[Tree]) -> Tree:
     return tree_map(lambda *leaves: torch.stack(leaves).numpy(), *chosen)
 
 
-def _scored(tape: _Tape, policy: Policy, normalizer: Normalizer) -> Rollout:
+def _scored(tape: _Tape, policy: Policy, normalizer: Normalizer, logp: bool) -> Rollout:
     """The tape as a rollout: what the acting policy and critic say about all of it, in one call each."""
     raw = tape.context["observation"]
     seen = tape.context | {"observation": normalizer.observe(raw)}
@@ -181,11 +190,17 @@ def _scored(tape: _Tape, policy: Policy, normalizer: Normalizer) -> Rollout:
         truncated=_stream_first(tape.truncated),
     )
     with torch.no_grad():
-        said = policy.evaluate(Batch.of(rollout))
-        values = said.values
-        if values is None or said.logp is None:
-            raise ValueError("the policy's evaluate gave no logp or no values; collection needs both")
-        after = policy.value(_after(context, tape, normalizer))
+        if logp:
+            said = policy.evaluate(Batch.of(rollout))
+            values = said.values
+            if values is None or said.logp is None:
+                raise ValueError("the policy's evaluate gave no logp or no values; collection needs both")
+            after = policy.value(_after(context, tape, normalizer))
+        else:
+            said, end = Evaluation(), rollout.mask.numel()
+            here = tree_map(lambda leaf: leaf.flatten(0, 1), rollout.context)
+            every = policy.value(tree_map(lambda a, b: torch.cat([a, b]), here, _after(context, tape, normalizer)))
+            values, after = every[:end].view(rollout.mask.shape), every[end:]
     following = torch.cat([values[:, 1:], after[: len(values), None]], dim=1)
     for (t, env, _), value in zip(tape.finals, after[len(values) :], strict=True):
         following[env, t] = value

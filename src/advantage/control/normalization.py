@@ -55,6 +55,9 @@ class Normalizer:
     ones. Reward moments take a rollout in before its rewards are scaled, since nothing was acted on them. The γ is the
     learner's.
 
+    Attributes:
+        active: whether it changes observations at all.
+
     Source: Engstrom et al. 2020, appendix A.1; details 28–31 of the numbered list.
     """
 
@@ -67,13 +70,9 @@ class Normalizer:
             Moments(leaf.shape) if settings.normalize_observations and isinstance(leaf, spaces.Box) else None
             for leaf in leaves(space, map_leaves(space, lambda part, _: part, space), "observation").values()
         ]
+        self.active = any(moments is not None for moments in self.observations)
         self.rewards = Moments(()) if settings.normalize_rewards else None
         self.sums = np.zeros(num_envs)
-
-    @property
-    def active(self) -> bool:
-        """Whether it changes observations at all."""
-        return any(moments is not None for moments in self.observations)
 
     def start(self) -> None:
         """Forgets the open reward sums: every environment begins a new episode."""
@@ -88,6 +87,8 @@ class Normalizer:
 
     def learn_observations(self, observation: Tree, mask: Array) -> None:
         """Takes in the observations (…, *shape) of one rollout where the mask (…) is true."""
+        if not self.active:
+            return
         for leaf, moments in zip(leaves(self.space, observation, "").values(), self.observations, strict=True):
             if moments is not None:
                 moments.update(leaf[mask])

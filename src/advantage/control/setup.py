@@ -9,16 +9,16 @@ import gymnasium as gym
 import torch
 
 from advantage.control.actions import Bounds
+from advantage.control.drift import Drift
 from advantage.control.environments import Envs, make_envs
 from advantage.control.evaluation import Score, evaluate
 from advantage.control.failures import in_memory
 from advantage.control.normalization import Normalizer
 from advantage.control.policy import ActorCritic, make_policy
 from advantage.control.settings import Control
-from advantage.core import kl_k3
 from advantage.errors import UserError
 from advantage.runs.live import LiveRun
-from advantage.trajectory import Batch, Policy, Rollout, tree_map
+from advantage.trajectory import Policy, Rollout, tree_map
 
 
 class Workshop(NamedTuple):
@@ -52,17 +52,11 @@ def prepare(target: Any, settings: Control, run: LiveRun) -> Workshop:
         run.note("warn", "normalize_observations", "no observation here is a number on a scale: nothing is normalised")
     if settings.eval_every:
         run.held_out(lambda: held_out(target, policy, normalizer, settings, run.seed("evaluation")).scalars())
-    if getattr(settings, "log_update_kl", False):
-        run.also_log(lambda rollout: {"train/update_kl": moved(policy, rollout)})
+    if getattr(settings, "log_kl", False):
+        drift = Drift(policy)
+        run.keep(before_update=drift.old)
+        run.also_log(drift.measure)
     return Workshop(envs, policy, normalizer)
-
-
-@torch.no_grad()
-def moved(policy: Policy, rollout: Rollout) -> float:
-    """How far a policy is from the one that collected a rollout: KL(old‖new) by k3 on its steps, in nats."""
-    logp, logp_old = policy.evaluate(Batch.of(rollout)).logp, rollout.logp_old
-    assert logp is not None and logp_old is not None
-    return float(kl_k3(logp_old, logp)[rollout.mask].mean())
 
 
 def held_out(

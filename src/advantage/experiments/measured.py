@@ -106,7 +106,7 @@ def _read(found: _Found, seed: int, reader: RunReader, threshold: float | None) 
         found.returns[seed] = end
     if threshold is not None:
         found.reached[seed] = reached(curve, threshold)
-    kl = metrics.get("train/update_kl", np.empty(0))
+    kl = metrics.get("train/kl", np.empty(0))
     if len(kl := kl[np.isfinite(kl)]):
         found.moved[seed], found.far[seed] = float(np.median(kl)), float(np.quantile(kl, 0.95))
     if reader.status()["state"] != "finished":

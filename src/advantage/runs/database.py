@@ -123,10 +123,10 @@ class Database:
             rows.clear()
 
     def history(self, ticks: int) -> list[dict[str, float]]:
-        """The committed numbers of the last updates, oldest first: what the tripwires look at."""
+        """The committed numbers of the last recorded updates, oldest first: what the tripwires look at."""
         rows = self._connection.execute(
             "SELECT tick, name, coalesce(value, special) FROM scalars JOIN keys ON keys.id = key"
-            " WHERE tick > (SELECT coalesce(max(id), 0) FROM ticks) - ? ORDER BY tick, key",
+            " WHERE tick IN (SELECT id FROM ticks ORDER BY id DESC LIMIT ?) ORDER BY tick, key",
             (ticks,),
         )
         history: dict[int, dict[str, float]] = {}
@@ -140,7 +140,7 @@ class Database:
         return self._connection.execute(query, (count,)).fetchall()[::-1]
 
     def ticks(self) -> int:
-        """How many updates the committed rows hold."""
+        """How many updates have a row."""
         return int(self._connection.execute("SELECT count(*) FROM ticks").fetchone()[0])
 
     def has_event(self, tripwire: str, text: str) -> bool:

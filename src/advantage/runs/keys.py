@@ -16,7 +16,6 @@ KEYS: dict[str, tuple[str, str]] = {
     "time/update": ("s", "seconds of this update spent on gradients"),
     "time/evaluate": ("s", "seconds of this update spent on held-out evaluation"),
     "train/approx_kl": ("nats", "k3 estimate of KL(old policy, new policy), mean over the stepped minibatches"),
-    "train/update_kl": ("nats", "k3 estimate of KL(policy that collected, policy after the whole update), its rollout"),
     "train/clip_fraction": ("share", "probability ratios outside the clip range, mean over the stepped minibatches"),
     "train/entropy": ("nats", "mean entropy of the policy at the steps of the stepped minibatches"),
     "train/explained_variance": (
@@ -58,7 +57,8 @@ KEYS: dict[str, tuple[str, str]] = {
     "num_tokens": ("tokens", "tokens that were trained on since the start of the run"),
     "kl": ("nats", "log-ratio to the reference summed over a completion, mean over completions"),
     "kl/pairs": ("nats", "KL(reference, policy) of a completion by k3 on the pairs, where the reference wrote them"),
-    "train/beta": ("reward/nat", "the price of leaving the reference"),
+    "train/beta": ("reward/nat", "the price of leaving the reference, or in control the policy that collected"),
+    "train/kl": ("nats", "exact KL(old policy, new policy) over the rollout, after the update"),
     "rewards/chosen": ("reward", "implicit reward of the chosen completions"),
     "rewards/rejected": ("reward", "implicit reward of the rejected completions"),
     "rewards/margins": ("reward", "how far the chosen lie above the rejected, mean"),

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from advantage import watch
-from advantage.errors import NonFinite, RunFailed, UserError, described
+from advantage.errors import NonFinite, RunFailed, UserError
 from advantage.runs import checkpoint, machine, saved
 from advantage.runs.database import Database
 from advantage.runs.directory import RunDirectory
@@ -80,6 +80,7 @@ class LiveRun:
         checkpoint_every: seconds between checkpoints, >= 0, more where one takes long; 0 checkpoints every update.
         keep_checkpoints: how many stay, >= 1.
         eval_every: steps between held-out evaluations, >= 1; None evaluates at the end only.
+        log_every: updates from one that is recorded to the next, >= 1; the first is, and the last.
         quiet: say nothing on standard error.
         resume: continue from the last whole checkpoint.
         clock: what the run counts: the environment steps of its rollouts (control), or its updates (language, where the
@@ -102,6 +103,7 @@ class LiveRun:
         checkpoint_every: float = 10.0,
         keep_checkpoints: int = 2,
         eval_every: int | None = None,
+        log_every: int = 1,
         quiet: bool = False,
         resume: bool = False,
         clock: Literal["env_steps", "updates"] = "env_steps",
@@ -113,13 +115,15 @@ class LiveRun:
             raise UserError(f"keep_checkpoints = {keep_checkpoints}: at least 1")
         if eval_every is not None and eval_every < 1:
             raise UserError(f"eval_every = {eval_every}: steps, at least 1")
+        if log_every < 1:
+            raise UserError(f"log_every = {log_every}: updates, at least 1")
         self.directory = directory
         self.path = directory.path
         self.steps = 0
         self.resumed = False
         self._checkpoint_every, self._keep_checkpoints = checkpoint_every, keep_checkpoints
         self._pause = checkpoint_every
-        self._eval_every, self._resume, self._clock = eval_every, resume, clock
+        self._eval_every, self._log_every, self._resume, self._clock = eval_every, log_every, resume, clock
         self._streams = Streams(int(directory.config["seed"]))
         self._progress = progress(quiet, clock)
         self._interrupts = Interrupts()
@@ -127,10 +131,12 @@ class LiveRun:
         self._opening = opening
         self._kept: dict[str, Any] = {}
         self._evaluate: Callable[[], Mapping[str, float]] | None = None
-        self._measure: Callable[[Rollout], Mapping[str, float]] | None = None
+        self._measure: Callable[[Rollout | Batch], Mapping[str, float]] = lambda _: {}
         self._logged: _Logged | None = None
         self._drawn: set[str] = set()
         self._phases: dict[str, float] = {}
+        self._row: dict[str, float] = {}
+        self._parameters: list[tuple[str, torch.nn.Parameter]] = []
         self._update = self._tokens = self._total = 0
         self._best: float | None = None
         self._active: set[str] = set()
@@ -174,8 +180,8 @@ class LiveRun:
         """Have `evaluate` called every `eval_every` steps and at the end; the best `eval/mean_reward` makes best/."""
         self._evaluate = evaluate
 
-    def also_log(self, measure: Callable[[Rollout], Mapping[str, float]]) -> None:
-        """Have `measure` called with the rollout of each update, after it; its numbers are logged with the others."""
+    def also_log(self, measure: Callable[[Rollout | Batch], Mapping[str, float]]) -> None:
+        """Have `measure` called with the data of each update, after it; its numbers are logged with the others."""
         self._measure = measure
 
     def updates(self, total: int) -> Iterator[Update]:
@@ -221,6 +227,11 @@ class LiveRun:
         """
         self._logged = _Logged({name: float(value) for name, value in scalars.items()}, data, episodes, samples, steps)
 
+    @property
+    def due(self) -> bool:
+        """Whether this update's numbers are recorded: where they are not, nobody needs to compute them."""
+        return self._update % self._log_every == 0
+
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Add the seconds of a block to this update's `time/<name>`."""
@@ -242,31 +253,39 @@ class LiveRun:
     def _complete(self) -> None:
         if self._logged is None:
             raise RuntimeError("run.log(...) is the last line of every update")
-        logged, before = self._logged, self.steps
+        logged, before, due = self._logged, self.steps, self.due
         self._count(logged)
-        measured = self._measure(logged.data) if self._measure and isinstance(logged.data, Rollout) else {}
-        row = {**self._own_scalars(logged.episodes), **self._phases, **logged.scalars, **measured}
-        self._write(row, logged)
-        self._refuse_non_finite_parameters()
-        self._inspect()
+        measured = self._measure(logged.data)
         last, every = self.steps >= self._total, self._eval_every
-        if self._evaluate and (last or (every and self.steps // every > before // every)):
-            self._hold_out(self._evaluate, row)
+        evaluating = self._evaluate and (last or (every and self.steps // every > before // every))
+        if due or last or evaluating:
+            self._row = {**self._own_scalars(), **self._phases, **logged.scalars, **measured}
+            self._write(self._row)
+            self._refuse_non_finite_parameters()
+            self._inspect()
+        if self._evaluate and evaluating:
+            self._hold_out(self._evaluate, self._row)
         interrupted = self._interrupts.asked  # asked once: what comes after this line waits for the next update
         if last or interrupted or time.monotonic() - self._checkpointed >= self._pause:
-            self._commit(logged.data)
+            if not due:
+                self._refuse_non_finite_parameters()
+            self._commit(logged.data, before)
         self._pulse()
-        self._progress.draw(self.steps, row, self._per_second())
+        self._progress.draw(self.steps, self._row, self._per_second())
         if interrupted and not last:
             raise Interrupted(f"stopped at step {self.steps}; `advantage resume {self.path}` continues")
 
     def _refuse_non_finite_parameters(self) -> None:
         """An update that ended in NaN or infinity gets no checkpoint: the last good one stays the last."""
-        for thing, module in self._kept.items():
-            if isinstance(module, torch.nn.Module):
-                for name, parameter in module.named_parameters():
-                    if not torch.isfinite(parameter).all():
-                        raise NonFinite(f"parameter {name} of {thing} is not finite after update {self._update}")
+        if not self._parameters:
+            modules = {thing: it for thing, it in self._kept.items() if isinstance(it, torch.nn.Module)}
+            named = ((thing, *each) for thing, module in modules.items() for each in module.named_parameters())
+            self._parameters = [(f"{name} of {thing}", parameter) for thing, name, parameter in named]
+        if not self._parameters or math.isfinite(_norm([parameter for _, parameter in self._parameters])):
+            return
+        for name, parameter in self._parameters:  # a norm may overflow where no parameter is
+            if not torch.isfinite(parameter).all():
+                raise NonFinite(f"parameter {name} is not finite after update {self._update}")
 
     def _count(self, logged: _Logged) -> None:
         self._stage = "after update"
@@ -278,10 +297,17 @@ class LiveRun:
         else:
             self.steps += 1
             self._tokens += made
+        self._episodes.extend((episode.total_reward, episode.length) for episode in logged.episodes)
+        self._database.episodes(self._update, self._clocks[0], logged.episodes)
+        self._database.completions(self._update, logged.samples)
 
-    def _own_scalars(self, episodes: Sequence[Episode]) -> dict[str, float]:
+    @property
+    def _clocks(self) -> tuple[int | None, int | None]:
+        """Environment steps, tokens: the one that the run counts."""
+        return (self.steps, None) if self._clock == "env_steps" else (None, self._tokens)
+
+    def _own_scalars(self) -> dict[str, float]:
         """What the run itself knows: the running mean over episodes, and the time."""
-        self._episodes.extend((episode.total_reward, episode.length) for episode in episodes)
         own: dict[str, float] = {}
         if self._episodes:
             rewards, lengths = zip(*self._episodes, strict=True)
@@ -294,12 +320,9 @@ class LiveRun:
             own["num_tokens"] = float(self._tokens)
         return own
 
-    def _write(self, row: dict[str, float], logged: _Logged) -> None:
-        env_steps, tokens = (self.steps, None) if self._clock == "env_steps" else (None, self._tokens)
-        self._database.tick(self._update, env_steps, tokens, self._wall_time())
+    def _write(self, row: dict[str, float]) -> None:
+        self._database.tick(self._update, *self._clocks, self._wall_time())
         self._database.scalars(self._update, row)
-        self._database.episodes(self._update, env_steps, logged.episodes)
-        self._database.completions(self._update, logged.samples)
         self._history.append(row)
 
     def _inspect(self) -> None:
@@ -327,7 +350,7 @@ class LiveRun:
                 states = {name: snapshot(self._kept[name]) for name in saved.PARTS if name in self._kept}
                 saved.write_policy(self.path / "best", states, self._about(), self._kept.get("policy"))
 
-    def _commit(self, data: Rollout | Batch) -> None:
+    def _commit(self, data: Rollout | Batch, before: int) -> None:
         """Rows, rollout/ and policy/ first: a checkpoint that is there never promises what is not."""
         started = time.monotonic()
         self._database.flush()
@@ -337,7 +360,7 @@ class LiveRun:
         about = {"written": time.time(), "wall_time": self._wall_time(), "attempt": self._database.attempt}
         with self._disk_errors(f"checkpoint step-{self.steps}"):
             if isinstance(data, Rollout):
-                saved.write_rollout(self.path / "rollout", data, self._about())
+                saved.write_rollout(self.path / "rollout", data, {**self._about(), "began": before})
             saved.write_policy(self.path / "policy", states, self._about(), self._kept.get("policy"))
             folder = self.path / "checkpoints"
             checkpoint.commit(folder, self.steps, states, run, machine.describe(), about, self._keep_checkpoints)
@@ -375,7 +398,7 @@ class LiveRun:
         self._progress.stop()
         stopped = error is None or isinstance(error, KeyboardInterrupt)
         state = "failed" if not stopped else "finished" if self._stage == "finished" else "stopped"
-        said = None if error is None or stopped else described(error)
+        said = None if error is None or stopped else _describe(error)
         if said and not isinstance(error, Tripped):
             self._database.event(self._tick, "stop", "non_finite" if isinstance(error, NonFinite) else "error", said)
         # A full disk must not hide the error that is on its way.
@@ -405,8 +428,8 @@ class LiveRun:
         self._progress.line(f"{self.path}: {start}")
         for line in torn:
             self.note("warn", "checkpoint", f"{line}; used step-{self.steps} instead")
-        if (rows := self._database.ticks()) != self._update:
-            text = f"metrics.sqlite holds {rows} of the {self._update} updates before step-{self.steps}"
+        if (rows := self._database.ticks()) < (due := -(-self._update // self._log_every)):
+            text = f"metrics.sqlite holds {rows} of the {due} updates before step-{self.steps}"
             self.note("warn", "database", text)
 
     def _say_differences(self) -> None:
@@ -448,3 +471,15 @@ class LiveRun:
             raise RunFailed(
                 f"{self.path}: cannot write {what}: {error.strerror or error}; {self._last_good()}"
             ) from error
+
+
+@torch.no_grad()
+def _norm(parameters: list[torch.nn.Parameter]) -> float:
+    """Not finite where one of their entries is not, all of them in one look."""
+    return float(torch.stack(torch._foreach_norm(parameters)).sum())
+
+
+def _describe(error: BaseException) -> str:
+    """An error in one line; one of ours speaks for itself."""
+    text = str(error) if isinstance(error, (RunFailed, UserError)) else f"{type(error).__name__}: {error}"
+    return " ".join(text.split())

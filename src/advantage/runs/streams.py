@@ -8,6 +8,7 @@ index, update), low word first.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from dataclasses import dataclass
 
@@ -34,4 +35,9 @@ class Streams:
         return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
     def _digest(self, name: str) -> bytes:
-        return hashlib.sha256(f"{self.seed}/{name}".encode()).digest()
+        return _digest(self.seed, name)
+
+
+@functools.lru_cache(maxsize=1024)
+def _digest(seed: int, name: str) -> bytes:
+    return hashlib.sha256(f"{seed}/{name}".encode()).digest()

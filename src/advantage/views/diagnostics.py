@@ -27,6 +27,7 @@ DIAGNOSTICS: dict[str, dict[str, str]] = {  # title: metrics drawn together, eac
     "Mean score": {"rewards/mean": ""},
     "The longer text of a pair": {"rewards/chosen_longer": "is chosen", "rewards/longer_higher": "scores higher"},
     "KL of an update": {"train/approx_kl": ""},
+    "KL behind the update": {"train/kl": ""},
     "Clip fraction": {"train/clip_fraction": ""},
     "Entropy": {"train/entropy": ""},
     "Explained variance": {"train/explained_variance": ""},

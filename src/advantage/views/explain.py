@@ -9,17 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from advantage.algorithms import module
 from advantage.api import Run
-from advantage.core import standardize
-from advantage.core.dialects import DIALECTS
 from advantage.errors import UserError
 from advantage.settings import resolve
-from advantage.trajectory import Batch, Evaluation, Rollout
-from advantage.update import estimate, scheduled_settings
-from advantage.views.ladder import Ladder, Place, Rung, credit, gradient_rung, ppo_rungs, render
+from advantage.trajectory import Rollout
+from advantage.update import scheduled_settings
+from advantage.views import explain_control
+from advantage.views.ladder import Ladder, Place, Rung, render
 
 __all__ = ["Ladder", "Rung", "explain", "render"]
 
@@ -32,7 +29,7 @@ def explain(
     Args:
         run_dir: a run with a checkpoint.
         update: which update; None for the one that is kept (only the last checkpointed one is).
-        stream: environment, or completion, from 0.
+        stream: environment (of algorithms of whole episodes: episode), or completion, from 0.
         step: time step, or token, in the rollout, from 0; None for the stream's first decision.
         env: the environment, where the run was given a Python object.
 
@@ -52,8 +49,8 @@ def explain(
     if update is not None and update != about["update"]:
         raise UserError(f"update is {update}; the rollout that is kept is that of update {about['update']}")
     rollout = Rollout(**fields)
-    place = _place(rollout, stream, step, run.world)
     settings = resolve(algorithm.Settings, run.reader.config["settings"])
+    place = _place(rollout, stream, step, run.world, whole=hasattr(settings, "episodes"))
     total = about.get("total") or run.reader.total() or settings.steps
     if run.world == "language":
         from advantage.views.explain_completion import rungs_of
@@ -61,13 +58,14 @@ def explain(
         now = scheduled_settings(settings, about["steps"] - 1, total, 0)
         rungs = rungs_of(run, algorithm, rollout, int(about["update"]), now, place)
     else:
-        now = scheduled_settings(settings, about["steps"] - rollout.steps, total, rollout.steps)
-        rungs = _rungs_of(run, algorithm, rollout, now, place)
+        began = about.get("began", about["steps"] - rollout.steps)
+        now = scheduled_settings(settings, began, total, about["steps"] - began)
+        rungs = explain_control.rungs_of(run, algorithm, rollout, now, place)
     return Ladder(str(run.path), int(about["update"]), *place, rungs)
 
 
-def _place(rollout: Rollout, stream: int, step: int | None, world: str) -> Place:
-    """Where the decision stands, looked for in the rollout."""
+def _place(rollout: Rollout, stream: int, step: int | None, world: str, *, whole: bool) -> Place:
+    """Where the decision stands, looked for in the rollout; `whole` where a stream of control is a whole episode."""
     streams, time = rollout.mask.shape
     if step is None:
         step = int(rollout.mask[stream].int().argmax()) if 0 <= stream < streams else 0
@@ -76,50 +74,11 @@ def _place(rollout: Rollout, stream: int, step: int | None, world: str) -> Place
             f"stream {stream}, step {step} is not there; streams are 0 … {streams - 1}, steps 0 … {time - 1}"
         )
     if not rollout.mask[stream, step]:
+        true = int(rollout.mask[stream].sum())
+        if world == "control" and whole:
+            raise UserError(f"stream {stream}, step {step} is behind its episode's end; its steps are 0 … {true - 1}")
         if world == "control":
             raise UserError(f"stream {stream}, step {step} only resets its environment; choose a step beside it")
-        true = int(rollout.mask[stream].sum())
         told = f"its steps are 0 … {true - 1}" if true else "it was left out of the update: no reward, or cut"
         raise UserError(f"stream {stream}, step {step} is no token of the completion; {told}")
     return stream, step
-
-
-def _rungs_of(run: Run, algorithm: Any, rollout: Rollout, now: Any, place: Place) -> list[Rung]:
-    """An action's ladder."""
-    assert rollout.rewards is not None
-    ends = "terminated" if rollout.terminated[place] else "truncated" if rollout.truncated[place] else "goes on"
-    paid = "paid by the environment after the action"
-    return [
-        Rung("reward", "r_t", paid, {"stream": ends}, float(rollout.rewards[place])),
-        *credit(rollout, now.gamma, now.gae_lambda, place),
-        *_step(algorithm, rollout, _said(run, rollout), now, place),
-    ]
-
-
-def _said(run: Run, rollout: Rollout) -> Evaluation:
-    """What the policy says now, after the update, about the rollout that made it so."""
-    with torch.no_grad():
-        said: Evaluation = run.policy.network.evaluate(Batch.of(rollout))
-    return said.detach()
-
-
-def _step(algorithm: Any, rollout: Rollout, said: Evaluation, now: Any, place: Place) -> list[Rung]:
-    """From the advantage to the decision's share in the gradient."""
-    advantages, returns = estimate(rollout, now.gamma, now.gae_lambda)
-    batch = Batch.of(rollout, advantages, returns)
-    rungs = []
-    if now.normalize_advantages:
-        ddof = DIALECTS[now.numerics].advantage_ddof
-        true = batch.advantages[rollout.mask]
-        batch = batch.replace(advantages=standardize(batch.advantages, rollout.mask, ddof=ddof))
-        rungs.append(
-            Rung("normalised", "Â", "(Â − mean)/(std + ε), here over the whole rollout",
-                 {"mean": float(true.mean()), "std": float(true.std(correction=ddof))}, float(batch.advantages[place]))
-        )  # fmt: skip
-    logp = said.logp.masked_fill(~rollout.mask, 0.0)
-
-    def objective(free: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = algorithm.objective(Evaluation(free, said.entropy, said.values), batch, now)
-        return found
-
-    return [*rungs, *ppo_rungs(logp, batch, place, now), gradient_rung(objective, logp, batch.tokens, place)]

@@ -25,6 +25,7 @@ from advantage.language.tasks import task as task_of
 from advantage.language.types import Completion, Prompt
 from advantage.trajectory import Batch, Evaluation, Rollout
 from advantage.update import estimate, scored
+from advantage.views.explain_control import recorded
 from advantage.views.ladder import Place, Rung, clip_rung, credit, gradient_rung, ppo_rungs, ratio_rung
 
 Row = Mapping[str, Any]
@@ -39,7 +40,7 @@ def rungs_of(run: Run, algorithm: Any, rollout: Rollout, update: int, now: Any, 
     logp = scored(agent.policy, batch_of(rollout), now).logp
     head = _said(agent, rollout, rows[place[0]], place)
     if algorithm is rlhf:
-        beta = float(run.reader.metrics()["train/beta"][update - 1])  # as it was adapted
+        beta = recorded(run.reader.metrics(), "train/beta", update)  # as it was adapted
         return [*head, *_with_critic(rollout, logp, rows, update, replace(now, beta=beta), place)]
     reference = None
     if now.beta > 0:

@@ -19,11 +19,13 @@ from advantage.core import (
     gae,
     likelihood_ratio,
     n_step_advantage,
+    policy_gradient,
     surrogate,
     td_residual,
     traces,
 )
 from advantage.trajectory import Batch, Rollout
+from advantage.update import estimate
 
 SHOWN = 6  # n-step advantages with a rung of their own; the weighted mean is over all
 
@@ -67,43 +69,74 @@ def render(ladder: Ladder) -> str:
     return "\n".join(lines)
 
 
-def credit(rollout: Rollout, gamma: float, lam: float, place: Place) -> list[Rung]:
-    """From the value of a state to the advantage of what was done in it."""
-    rewards, values, following = rollout.rewards, rollout.values, rollout.next_values
-    assert rewards is not None and values is not None and following is not None
-    stream, step = place
-    factors = discounts(rollout.terminated, gamma, rewards.dtype)
-    lams = traces(rollout.cut, lam, rewards.dtype)
-    delta = td_residual(rewards, values, following, factors)
-    left = int(rollout.cut[stream, step:].nonzero()[0]) + 1 if rollout.cut[stream, step:].any() else None
-    left = left or rewards.shape[1] - step
-    r, v, nxt, discount = (float(x[place]) for x in (rewards, values, following, factors))
-    rungs = [
+def credit(rollout: Rollout, gamma: float, lam: float, place: Place, target: str = "lambda_return") -> list[Rung]:
+    """From the value of a state to the advantage of what was done in it, and the critic's target."""
+    return [
+        *residual(rollout, gamma, place),
+        *n_steps(rollout, gamma, place, SHOWN),
+        *gae_rungs(rollout, gamma, lam, place),
+        target_rung(rollout, gamma, lam, place, target),
+    ]
+
+
+def residual(rollout: Rollout, gamma: float, place: Place) -> list[Rung]:
+    """Values before and after a decision, and the surprise between them."""
+    assert rollout.rewards is not None and rollout.values is not None and rollout.next_values is not None
+    factors, delta = _residuals(rollout, gamma)
+    r, v, nxt, discount = (float(x[place]) for x in (rollout.rewards, rollout.values, rollout.next_values, factors))
+    return [
         Rung("value", "V(s_t)", "what the critic expected from here", {}, v),
         Rung("next value", "V(s_t+1)", "what it expects from where that led", {"γ_t": discount}, nxt),
         Rung("TD residual", "δ_t", "r_t + γ_t V(s_t+1) − V(s_t)", {"r_t": r, "γ_t V(s_t+1)": discount * nxt, "V": v},
              float(delta[place])),
     ]  # fmt: skip
-    for n in range(1, min(left, SHOWN) + 1):
+
+
+def n_steps(rollout: Rollout, gamma: float, place: Place, longest: int) -> list[Rung]:
+    """The n-step advantages for n up to `longest`, or to the cut."""
+    factors, delta = _residuals(rollout, gamma)
+    rewards, values, following = rollout.rewards, rollout.values, rollout.next_values
+    assert rewards is not None and values is not None and following is not None
+    rungs = []
+    for n in range(1, min(_left(rollout, place), longest) + 1):
         estimate_n = float(n_step_advantage(delta, factors, rollout.cut, n)[place])
         rungs.append(_n_step(rewards, values, following, factors, place, n, estimate_n))
+    return rungs
+
+
+def gae_rungs(rollout: Rollout, gamma: float, lam: float, place: Place) -> list[Rung]:
+    """GAE by both roads."""
+    factors, delta = _residuals(rollout, gamma)
+    (stream, step), left = place, _left(rollout, place)
+    lams = traces(rollout.cut, lam, delta.dtype)
     weights = (1.0 - lam) * lam ** torch.arange(left, dtype=torch.float64)
     weights[-1] = lam ** (left - 1)
     ahead = slice(step, step + left)  # Â⁽ⁿ⁾ for every n: the running sum of discounted residuals
     worth = factors[stream, ahead].double().cumprod(0).roll(1)
     worth[0] = 1.0
     mean = float((weights * (worth * delta[stream, ahead].double()).cumsum(0)).sum())
-    advantage = float(gae(delta, factors, lams)[place])
-    following_advantage = float(gae(delta, factors, lams)[stream, step + 1]) if left > 1 else 0.0
+    advantages = gae(delta, factors, lams)
+    following = float(advantages[stream, step + 1]) if left > 1 else 0.0
     return [
-        *rungs,
         Rung("GAE, weighted mean", "Â_t", f"(1−λ) Σ λⁿ⁻¹ Â⁽ⁿ⁾ + λᴺ⁻¹ Â⁽ᴺ⁾, N = {left}",
              {"λ": lam, "weights sum to": float(weights.sum()), "weight of the last": float(weights[-1])}, mean),
         Rung("GAE, recursion", "Â_t", "δ_t + γ_t λ_t Â_t+1",
-             {"δ_t": float(delta[place]), "γ_t λ_t": float((factors * lams)[place]), "Â_t+1": following_advantage},
-             advantage),
-        Rung("critic's target", "G_t", "Â_t + V(s_t)", {}, advantage + v),
+             {"δ_t": float(delta[place]), "γ_t λ_t": float((factors * lams)[place]), "Â_t+1": following},
+             float(advantages[place])),
     ]  # fmt: skip
+
+
+def target_rung(rollout: Rollout, gamma: float, lam: float, place: Place, target: str) -> Rung:
+    """What the critic learns of the state, by a choice of `estimate`."""
+    formula = {"lambda_return": "Â_t + V(s_t)", "return": "r_t + γ_t G_t+1", "td": "r_t + γ_t V(s_t+1)"}[target]
+    return Rung("critic's target", "G_t", formula, {}, float(estimate(rollout, gamma, lam, target)[1][place]))
+
+
+def term_rung(logp: Tensor, psi: Tensor, place: Place) -> Rung:
+    """A decision's term in an objective that has no ratio."""
+    inputs = {"Ψ_t": float(psi[place]), "log π": float(logp[place])}
+    formula = "Ψ_t log π(a_t|s_t), by the policy behind the update"
+    return Rung("policy gradient", "L_t", formula, inputs, float(policy_gradient(logp, psi)[place]))
 
 
 def ratio_rung(ratio: Tensor, logp: Tensor, logp_old: Tensor, place: Place, formula: str) -> Rung:
@@ -140,6 +173,20 @@ def gradient_rung(objective: Callable[[Tensor], Tensor], logp: Tensor, tokens: i
     pull, total = float(pulls[place]), float(pulls.sum())
     formula = "|∂L/∂log π_t| over the sum of all steps'"
     return Rung("share of the gradient", "", formula, {"1/steps": 1.0 / tokens}, pull / total if total > 0 else 0.0)
+
+
+def _residuals(rollout: Rollout, gamma: float) -> tuple[Tensor, Tensor]:
+    """γ_t and δ_t everywhere."""
+    assert rollout.rewards is not None and rollout.values is not None and rollout.next_values is not None
+    factors = discounts(rollout.terminated, gamma, rollout.rewards.dtype)
+    return factors, td_residual(rollout.rewards, rollout.values, rollout.next_values, factors)
+
+
+def _left(rollout: Rollout, place: Place) -> int:
+    """Steps from a decision to the cut, itself included."""
+    stream, step = place
+    ahead = rollout.cut[stream, step:]
+    return int(ahead.nonzero()[0]) + 1 if ahead.any() else len(ahead)
 
 
 def _n_step(
