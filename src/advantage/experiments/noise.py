@@ -2,18 +2,17 @@
 
     python -m advantage.experiments.noise OUT.json REFERENCE RUN…
 
-Variances over the updates of a training cannot be compared: each rung plays another policy, in batches of another
-size.
-Here the policy, its critic and the environments are the reference's for all, nothing is learned, and what differs is
-how the gradient is estimated: Ψ, reduction and batch of each run's algorithm, by its own functions.
+Variances over the updates of a training cannot be compared: each rung plays another policy, in batches of another size.
+So here policy, critic and environments are the reference's for all, nothing is learned, and what differs is how the
+gradient is estimated: Ψ, reduction and batch, by the functions of each run's algorithm.
 
-For each run K gradient estimates g_1 … g_K are made as its updates make them (whole episodes, or windows of steps), from
-environments of their own. With ḡ their mean and n the steps in one,
+For each run K gradient estimates g_1 … g_K are made as its updates make them, of whole episodes or of windows of steps,
+each from environments of its own. With ḡ their mean and n the mean number of steps in one,
 
     tr Σ = Σ_k |g_k − ḡ|² / (K − 1),   |G|² = |ḡ|² − tr Σ / K,   noise scale B = n · tr Σ / |G|²
 
-Both are unbiased. B is in environment steps: a batch of B steps has a gradient whose noise is as large as itself. It
-does not depend on the scale of an objective, and where steps are independent not on the batch either.
+tr Σ and |G|² are unbiased. B is in environment steps: a batch of B steps has a gradient whose noise is as large as the
+gradient. It does not depend on the scale of an objective, nor, where its parts are independent, on the size of a batch.
 
 Source: McCandlish et al. 2018, equation 2.8 (the simple noise scale) and appendix A.1.
 """
