@@ -37,24 +37,44 @@ def gradients(material: Material, algorithm: str, estimates: int = 5, **settings
     return _gradients(own, resolve(own.Settings, settings), material, estimates)[0]
 
 
-def test_variance_and_signal_of_known_gradients_are_unbiased() -> None:
-    """Normal gradients with |G|² = 5 and tr Σ = 9; the means of 2,000 experiments of eight are within four standard
-    errors: a right implementation fails with 1 seed in 8,000."""
+def test_variance_and_signal_of_known_gradients() -> None:
+    """Normal gradients with tr Σ = 9 and mean 2 along the direction, whose spread there is 1: the means of 2,000
+    experiments of eight are within four standard errors: a right implementation fails with 1 seed in 5,000."""
     rng, mean, spread = np.random.default_rng(0), np.array([2.0, 1.0, 0.0]), np.array([1.0, 2.0, 2.0])
-    found = [noise_of(torch.from_numpy(mean + spread * rng.normal(size=(8, 3))), 50.0) for _ in range(2000)]
-    for values, truth in (([one.variance for one in found], 9.0), ([one.signal for one in found], 5.0)):
+    along = torch.tensor([1.0, 0.0, 0.0])
+    found = [noise_of(torch.from_numpy(mean + spread * rng.normal(size=(8, 3))), 50.0, along) for _ in range(2000)]
+    for values, truth in (
+        ([one.variance for one in found], 9.0),
+        ([one.signal for one in found], 2.0),
+        ([one.error**2 for one in found], 1.0 / 8.0),
+        ([one.signal**2 - one.error**2 for one in found], 4.0),  # what the scale divides by
+    ):
         assert abs(np.mean(values) - truth) < 4 * np.std(values) / np.sqrt(2000)
 
 
 def test_the_scale_is_in_steps_and_knows_no_unit() -> None:
-    gradients = torch.tensor([[3.0, 0.0], [1.0, 2.0], [2.0, 1.0]])
-    found = noise_of(gradients, 10.0)
-    assert (found.variance, found.signal) == (2.0, 4.0 + 1.0 - 2.0 / 3.0)
-    assert found.scale == pytest.approx(10.0 * 2.0 / (5.0 - 2.0 / 3.0))
-    assert noise_of(1000.0 * gradients, 10.0).scale == pytest.approx(found.scale)
-    assert noise_of(torch.tensor([[1.0], [-1.0]]), 10.0).scale is None
+    gradients, along = torch.tensor([[3.0, 0.0], [1.0, 2.0], [2.0, 1.0]]), torch.tensor([1.0, 0.0])
+    found = noise_of(gradients, 10.0, along)
+    assert (found.estimates, found.variance, found.signal) == (3, 2.0, 2.0)
+    assert found.error**2 == pytest.approx(1.0 / 3.0)
+    assert found.scale == pytest.approx(10.0 * 2.0 / (4.0 - 1.0 / 3.0))
+    assert noise_of(1000.0 * gradients, 10.0, along).scale == pytest.approx(found.scale)
     with pytest.raises(ValueError, match="two estimates"):
-        noise_of(gradients[:1], 1.0)
+        noise_of(gradients[:1], 1.0, along)
+
+
+@pytest.mark.parametrize("mean", [0.0, 0.5, -9.0])
+def test_what_does_not_show_has_no_scale(mean: float) -> None:
+    """No signal, one below two standard errors, one against the gradient."""
+    gradients = torch.tensor([[mean - 1.0], [mean], [mean + 1.0]])
+    assert noise_of(gradients, 10.0, torch.ones(1)).scale is None
+
+
+def test_the_direction_is_that_of_the_gradient_whatever_the_estimate(material: Material) -> None:
+    for settings in ({"baseline": "value"}, {"baseline": "none"}):
+        mean = gradients(material, "reinforce", 5, **settings).mean(0)
+        assert float(torch.cosine_similarity(mean, material.direction.float(), dim=0)) > 0.5
+    assert float(material.direction.norm()) == pytest.approx(1.0)
 
 
 def test_all_that_is_the_same_at_the_first_step_has_the_same_gradient(material: Material) -> None:

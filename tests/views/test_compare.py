@@ -201,7 +201,7 @@ def test_pictures(tmp_path: Path) -> None:
     document = compare(runs, tmp_path / "curves.html").picture
     assert document is not None
     text = document.read_text(encoding="utf-8")
-    assert text.count("<figure>") == 4 and "IQM over 2 to 5 seeds" in text  # a curve and a profile each
+    assert text.count("<figure>") == 5 and "IQM over 2 to 5 seeds" in text  # curves, profiles, one of both
     assert "<script" not in text and "http://" not in text and "https://" not in text
 
 

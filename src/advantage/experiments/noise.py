@@ -7,14 +7,18 @@ So here policy, critic and environments are the reference's for all, nothing is 
 gradient is estimated: Ψ, reduction and batch, by the functions of each run's algorithm.
 
 For each run K gradient estimates g_1 … g_K are made as its updates make them, of whole episodes or of windows of steps,
-each from environments of its own. With ḡ their mean and n the mean number of steps in one,
+each from environments of its own. With ḡ their mean, n the mean number of steps in one, and u the unit vector along the
+policy gradient,
 
-    tr Σ = Σ_k |g_k − ḡ|² / (K − 1),   |G|² = |ḡ|² − tr Σ / K,   noise scale B = n · tr Σ / |G|²
+    tr Σ = Σ_k |g_k − ḡ|² / (K − 1),   |G|² = ⟨ḡ, u⟩² − Var(⟨g, u⟩) / K,   noise scale B = n · tr Σ / |G|²
 
-tr Σ and |G|² are unbiased. B is in environment steps: a batch of B steps has a gradient whose noise is as large as the
-gradient. It does not depend on the scale of an objective, nor, where its parts are independent, on the size of a batch.
+B is in environment steps: with a batch of B steps the noise is as large as what the estimate moves along the gradient.
+It does not depend on the scale of an objective, nor, where its parts are independent, on the size of a batch. The
+length of ḡ itself would take any direction for a signal: a critic that is wrong would make a gradient that is precise
+and points elsewhere look good. u is that of Ψ = G_t − V(s_t), which no error of V biases, over as many whole episodes
+again, which nothing else sees; what noise is left in it lowers the |G|² of all runs alike.
 
-Source: McCandlish et al. 2018, equation 2.8 (the simple noise scale) and appendix A.1.
+Source: McCandlish et al. 2018, equation 2.8 (the simple noise scale) and appendix A.1, with |G| along u.
 """
 
 from __future__ import annotations
@@ -29,7 +33,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from advantage.algorithms import module
+from advantage.algorithms import module, reinforce
 from advantage.control.actions import Bounds
 from advantage.control.agent import Agent
 from advantage.control.baselines import EarlierReturns, measured
@@ -46,7 +50,8 @@ from advantage.settings import at
 from advantage.trajectory import Batch, Rollout, tree_map
 from advantage.update import estimate, normalized, returns_to_go
 
-ESTIMATES = 32  # K
+ESTIMATES = 128  # K
+SURE = 2.0  # standard errors above 0 that a signal needs, to be one
 
 
 @dataclass(frozen=True)
@@ -57,31 +62,40 @@ class Noise:
         estimates: K.
         steps: n, the mean number of environment steps in one.
         variance: tr Σ of one, in units of the objective.
-        signal: |G|², which noise can bring below 0 where K is too small to see it.
+        signal: ⟨ḡ, u⟩, its mean along the gradient.
+        error: the standard error of that.
     """
 
     estimates: int
     steps: float
     variance: float
     signal: float
+    error: float
 
     @property
     def scale(self) -> float | None:
-        """B in environment steps; None where K estimates do not show a gradient at all."""
-        return self.steps * self.variance / self.signal if self.signal > 0 else None
+        """B in environment steps; None where the signal is not two standard errors above 0: K do not show it."""
+        if self.signal <= SURE * self.error or self.signal <= 0.0:
+            return None
+        return self.steps * self.variance / (self.signal**2 - self.error**2)
 
 
 @dataclass(frozen=True)
 class Material:
-    """What the reference's policy met: whole episodes, one an environment, and then windows of steps of the same."""
+    """What the reference's policy met: whole episodes, one an environment, and then windows of steps of the same.
+
+    Attributes:
+        direction: u, along the policy gradient, from other whole episodes.
+    """
 
     policy: Any
     episodes: Rollout
     windows: Rollout
+    direction: Tensor
 
 
-def noise_of(gradients: Tensor, steps: float) -> Noise:
-    """The noise of estimates (K, parameters) that took `steps` environment steps each.
+def noise_of(gradients: Tensor, steps: float, direction: Tensor) -> Noise:
+    """The noise of estimates (K, parameters) that took `steps` environment steps each, against a unit direction.
 
     Raises:
         ValueError: fewer than two.
@@ -89,10 +103,9 @@ def noise_of(gradients: Tensor, steps: float) -> Noise:
     count = len(gradients)
     if count < 2:
         raise ValueError(f"a variance needs two estimates, not {count}")
-    exact = gradients.double()
-    mean = exact.mean(0)
-    variance = float((exact - mean).square().sum() / (count - 1))
-    return Noise(count, steps, variance, float(mean.square().sum()) - variance / count)
+    exact, along = gradients.double(), gradients.double() @ direction.double()
+    variance = float((exact - exact.mean(0)).square().sum() / (count - 1))
+    return Noise(count, steps, variance, float(along.mean()), float(along.std()) / count**0.5)
 
 
 def play(reference: RunReader, streams: int, steps: int, seed: int) -> Material:
@@ -106,17 +119,20 @@ def play(reference: RunReader, streams: int, steps: int, seed: int) -> Material:
         steps: of a window.
         seed: of environments and actions.
     """
-    planned = recorded(reference, None)
+    planned, named = recorded(reference, None), Streams(seed)
     settings = planned.settings
     agent = Agent.of(planned.target, settings, reference.policy("last")[0])
     envs = make_envs(planned.target, streams, env_args=settings.env_args)
-    envs.start(Streams(seed).sub_seed("noise environments"))
-    bounds, named = Bounds(envs.spaces.action, settings.action_bounds), Streams(seed)
-    acting = (envs, agent.network, agent.normalizer, bounds)
-    episodes = collect_episodes(*acting, streams, named.rng("noise actions", 0))
-    windows = collect(*acting, steps, named.rng("noise actions", 1))
+    envs.start(named.sub_seed("noise environments"))
+    acting = (envs, agent.network, agent.normalizer, Bounds(envs.spaces.action, settings.action_bounds))
+    others = collect_episodes(*acting, streams, named.rng("noise actions", 0))
+    episodes = collect_episodes(*acting, streams, named.rng("noise actions", 1))
+    windows = collect(*acting, steps, named.rng("noise actions", 2))
     envs.close()
-    return Material(agent.network, episodes, windows)
+    now = reinforce.Settings(gamma=settings.gamma, baseline="value", vf_coef=0.0)
+    psi, targets = reinforce.credit(others, now)
+    mean = _gradient(reinforce, now, agent.network, Batch.of(others, psi, targets).single_steps()).double()
+    return Material(agent.network, episodes, windows, mean / mean.norm())
 
 
 def measure(reference: RunReader, runs: Sequence[RunReader], estimates: int = ESTIMATES) -> dict[str, Noise]:
@@ -132,7 +148,7 @@ def measure(reference: RunReader, runs: Sequence[RunReader], estimates: int = ES
     found = {}
     for name, planned in plans.items():
         gradients, taken = _gradients(module(planned.algorithm), at(planned.settings, 1.0), material, estimates)
-        found[name] = noise_of(gradients, taken)
+        found[name] = noise_of(gradients, taken, material.direction)
     return found
 
 

@@ -186,9 +186,9 @@ def _choice(number: int, fixed: Mapping[str, Any], varied: Mapping[str, Any]) ->
     find(together["algorithm"])
     if "seed" in together:
         raise UserError("seed is no setting; seeds = N, or --seeds N, runs 0 … N − 1 of each")
-    words = re.sub(r"[^A-Za-z0-9._-]+", "-", "_".join(f"{name}-{written(value)}" for name, value in varied.items()))
+    words = "_".join(re.sub(r"[^\w.]+", "-", f"{name}-{written(value)}").strip("-") for name, value in varied.items())
     settings = {name: value for name, value in together.items() if name not in HEAD}
-    return Choice(f"{number:02d}-{words[:60]}".rstrip("-"), together["algorithm"], together["target"], settings)
+    return Choice(f"{number:02d}-{words[:60]}".rstrip("-_."), together["algorithm"], together["target"], settings)
 
 
 def _check_different(experiments: Sequence[Experiment]) -> None:
