@@ -25,7 +25,7 @@ class Workers:
             flag, module, *words = job.words
             assert flag == "-m"
             if module == "advantage.experiments.noise":
-                noise.main(words)
+                noise.main(words, estimates=4)
             elif code := main(words):
                 failed[job.name] = f"code {code}"
         return failed

@@ -74,7 +74,8 @@ def test_tuned_settings_have_no_part_in_a_ladder(tmp_path: Path) -> None:
     asked = ladder.prepare("CartPole-v1", "five-fixes", 1, None, {}, tmp_path)
     settings = {each.name: each.plan.settings for each in ladder._experiments(asked)}
     assert settings["clip-s0"].num_envs == 1 and settings["clip-s0"].gamma == 0.99  # tuned.toml has 8 and 0.98
-    assert settings["reference-s0"].steps == settings["clip-s0"].steps // 4
+    assert settings["reference-s0"].steps == settings["clip-s0"].steps // 50
+    assert settings["reference-s0"].normalize_advantages  # the last rung's
 
 
 def test_both_action_spaces_where_the_environment_has_them(tmp_path: Path) -> None:
@@ -92,7 +93,7 @@ MISTAKES = {
     "no seeds": (["CartPole-v1", "--seeds", "0"], "--seeds is '0'; it must be a whole number from 1"),
     "no steps": (["CartPole-v1", "--steps", "0"], "--steps"),
     "no workers": (["CartPole-v1", "--workers", "0"], "--workers"),
-    "story": (["CartPole-v1", "--story", "five-fixs"], "there is no story 'five-fixs'; did you mean five-fixes?"),
+    "story": (["CartPole-v1", "--story", "five-fixs"], "there is no story 'five-fixs'; did you mean five-fixes or"),
     "far from any": (["CartPole-v1", "--story", "zzz"], "known: five-fixes, five-notebooks, three-variants"),
     "environment": (["CartPoel-v1"], "CartPole-v1"),
     "argument": (["CartPole-v1", "--env", "colour=red"], "colour"),
@@ -142,7 +143,7 @@ def test_a_ladder_from_end_to_end(tmp_path: Path, workers: Workers, capsys: pyte
     workers.jobs.clear()
     assert main(command) == 0 and workers.jobs == []
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == found
-    assert main([*command[:-4], "--steps", "700", "--out", str(out)]) == 2
+    assert main([*command, "--steps", "700"]) == 2
     assert "holds another ladder" in capsys.readouterr().err
 
 

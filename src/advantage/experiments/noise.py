@@ -221,11 +221,11 @@ def _cut(rollout: Rollout, streams: slice, steps: int | None = None) -> Rollout:
     return rollout.replace(**{**columns, **trees})
 
 
-def main(words: Sequence[str]) -> None:
+def main(words: Sequence[str], estimates: int = ESTIMATES) -> None:
     """Measures, and writes what was found."""
     torch.set_num_threads(1)
     out, reference, *runs = map(Path, words)
-    found = measure(RunReader(reference), [RunReader(run) for run in runs])
+    found = measure(RunReader(reference), [RunReader(run) for run in runs], estimates)
     told = {name: {**vars(noise), "scale": noise.scale} for name, noise in found.items()}
     durable.replace(out, lambda draft: draft.write_text(dumps(told) + "\n", encoding="utf-8"))
 
