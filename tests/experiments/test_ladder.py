@@ -112,7 +112,10 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_ladder_from_end_to_end(tmp_path: Path, workers: Workers, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_ladder_from_end_to_end(
+    tmp_path: Path, workers: Workers, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("advantage.control.video.LONGEST", 5)
     out = tmp_path / "out"
     command = ["ladder", "CartPole-v1", "--story", "three-variants", "--seeds", "2", "--steps", "600", "--quiet"]
     command += ["--out", str(out), "--json", "--workers", "1"]

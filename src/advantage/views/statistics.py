@@ -141,11 +141,11 @@ def paired_difference(first: Array, second: Array, confidence: float) -> PairedD
     mean, n = float(differences.mean()), len(differences)
     if n == 1:
         return PairedDifference(1, mean, None, None, None)
-    from scipy.stats import t
+    from scipy.special import stdtr, stdtrit  # Student's distribution function and its inverse
 
     error = float(differences.std(ddof=1)) / n**0.5
-    half = float(t.ppf(0.5 + confidence / 2.0, n - 1)) * error
-    p_value = float(mean == 0.0) if error == 0.0 else 2.0 * float(t.sf(abs(mean) / error, n - 1))
+    half = float(stdtrit(n - 1, 0.5 + confidence / 2.0)) * error
+    p_value = float(mean == 0.0) if error == 0.0 else 2.0 * float(stdtr(n - 1, -abs(mean) / error))
     return PairedDifference(n, mean, mean - half, mean + half, p_value)
 
 
