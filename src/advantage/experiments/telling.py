@@ -29,8 +29,9 @@ def tables(climbed: Climbed) -> list[list[tuple[str, ...]]]:
 
 def sentences(climbed: Climbed) -> list[str]:
     """One a rung."""
-    before = (lambda title: f"{title}: ") if len(climbed.results) > 1 else (lambda title: "")
-    return [before(title) + one.sentence for title, found in climbed.results.items() for one in found]
+    several = len(climbed.results) > 1
+    told = [(title, one.sentence) for title, found in climbed.results.items() for one in found]
+    return [f"{title}: {sentence}" if several else sentence for title, sentence in told]
 
 
 def notes(climbed: Climbed) -> list[str]:

@@ -129,8 +129,8 @@ def differences(groups: Sequence[Finals]) -> Iterator[Difference]:
             if not seeds:
                 told = "; ".join(f"{one.label}: {', '.join(map(str, one.scores)) or 'none'}" for one in (first, other))
                 raise UserError(f"--paired compares runs of equal seeds, these have none in common: {told}")
-            of_both = (np.array([one.scores[seed] for seed in seeds]) for one in (other, first))
-            found = paired_difference(*of_both, CONFIDENCE)
+            mine, its = (np.array([one.scores[seed] for seed in seeds]) for one in (other, first))
+            found = paired_difference(mine, its, CONFIDENCE)
             turned = {"better": "worse", "worse": "better"} if first.measure.lower else {}
             yield Difference(
                 other.environment, other.label, first.label, seeds, found.difference, found.low, found.high,

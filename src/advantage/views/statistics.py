@@ -99,7 +99,8 @@ def performance_profile(scores: Strata, thresholds: Array) -> Array:
 
     Source: Agarwal et al. 2021, section 4.2, the run-score distribution.
     """
-    return np.mean([(stratum[:, None] > thresholds).mean(0) for stratum in scores], axis=0)
+    found: Array = np.mean([(stratum[:, None] > thresholds).mean(0) for stratum in scores], axis=0)
+    return found
 
 
 def profile(scores: Strata, thresholds: Array, resamples: int, confidence: float, rng: np.random.Generator) -> Band:
