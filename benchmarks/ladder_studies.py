@@ -192,9 +192,8 @@ def environments(options: argparse.Namespace) -> None:
         scale = np.exp(np.mean([np.log(noise.scale) for noise in known if noise.scale is not None]))
         speeds[count] = speed(options, count)
         ratio = float(np.exp(np.mean(np.log(relative[count]))))
-        print(
-            f"| {count} | {ratio:.3g} | {number(float(f'{scale:.2g}'))} | {speeds[count]:,.0f} | {speeds[count] / (32 * count):,.0f} |"
-        )
+        steps, updates = f"{speeds[count]:,.0f}", f"{speeds[count] / (32 * count):,.0f}"
+        print(f"| {count} | {ratio:.3g} | {number(float(f'{scale:.2g}'))} | {steps} | {updates} |")
     if options.picture:
         draw_environments(options, relative, speeds)
 

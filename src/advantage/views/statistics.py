@@ -74,7 +74,12 @@ def probability_of_improvement(first: Strata, second: Strata) -> float:
 
 
 def improvement(first: Strata, second: Strata, resamples: int, confidence: float, rng: np.random.Generator) -> Estimate:
-    """`probability_of_improvement` with its stratified bootstrap interval: both groups' runs are drawn anew."""
+    """`probability_of_improvement` with its stratified bootstrap interval: both groups' runs are drawn anew.
+
+    At 0.95 it covers less often than its name says: 0.94 with ten normal scores a group that are equally good, 0.93
+    where one is a standard deviation better; with five a group 0.91 and 0.88. Where all runs of one group lie above all
+    of the other, it is a point.
+    """
     _check(first, second)
     rows = max(len(scores) for scores in (*first, *second))
     drawn = []
