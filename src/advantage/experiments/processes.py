@@ -104,8 +104,8 @@ class _Watch:
         """Says how many steps are done, now and then."""
         now = time.monotonic()
         if now - self._looked >= PULSE:
-            done = self._sum() - self._before
-            self._progress.draw(done, {}, done / (now - self._began))
+            made = self._sum() - self._before
+            self._progress.draw(made, {}, made / (now - self._began))
             self._looked = time.monotonic()
 
     def ended(self, process: _Process, error: str) -> None:
