@@ -210,7 +210,7 @@ def _run(
         checkpoint_every=settings.checkpoint_every,
         keep_checkpoints=settings.keep_checkpoints,
         eval_every=settings.eval_every or None,
-        log_every=settings.log_every,
+        record_every=getattr(settings, "record_every", 1),
         quiet=quiet,
         resume=resume,
         clock="updates" if planned.world == "language" else "env_steps",

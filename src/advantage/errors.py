@@ -18,6 +18,16 @@ class NonFinite(RunFailed):
     """A NaN or an infinity was met where numbers belong. The message names quantity, step and environment."""
 
 
+def in_a_line(error: BaseException) -> str:
+    """An error in one line; one of ours speaks for itself."""
+    text = str(error) if isinstance(error, RunFailed | UserError) else f"{type(error).__name__}: {error}"
+    return " ".join(text.split())
+
+
+class Tripped(RunFailed):
+    """A tripwire of level stop ended the run."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """The known words closest to a misspelt one, as the end of an error message.
 

@@ -41,7 +41,7 @@ PEERS_WORDS = {
     "kl_target": "target_kl",
     "lam": "gae_lambda",
     "lambda": "gae_lambda",
-    "log_interval": "log_every",
+    "log_interval": "record_every (in updates)",
     "lr": "learning_rate",
     "n_envs": "num_envs",
     "n_epochs": "epochs",
@@ -102,7 +102,6 @@ class Common:
     steps: int = setting(1_000_000, "budget of the whole run", unit="environment steps; updates in language", low=1)
     eval_every: int = setting(0, "steps between held-out evaluations, 0 for none", unit="steps", low=0)
     eval_episodes: int = setting(20, "episodes of a held-out evaluation", low=1)
-    log_every: int = setting(1, "updates from one row of metrics to the next", low=1)
     checkpoint_every: float = setting(10.0, "time between checkpoints, 0 for every update", unit="seconds", low=0)
     keep_checkpoints: int = setting(2, "how many checkpoints stay", low=1)
     threads: int = setting(1, "torch threads; small networks are fastest with one", low=1)
@@ -126,11 +125,8 @@ def resolve(kind: type[T], given: Mapping[str, Any]) -> T:
 
 def at(settings: T, remaining: float) -> T:
     """The settings of this moment: every schedule replaced by its value with this share of the budget still to go."""
-    changes = {}
-    for field in dataclasses.fields(settings):  # type: ignore[arg-type]
-        value = getattr(settings, field.name)
-        if isinstance(value, str) and value.startswith("lin_"):
-            changes[field.name] = scheduled(value, remaining)
+    texts = ((name, value) for name, value in vars(settings).items() if isinstance(value, str))
+    changes = {name: scheduled(value, remaining) for name, value in texts if value.startswith("lin_")}
     return dataclasses.replace(settings, **changes) if changes else settings  # type: ignore[type-var]
 
 

@@ -29,6 +29,8 @@ else:
 def tree_map(function: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
     """The tree with the function applied to each leaf (and to the leaves in its place of the other trees)."""
     if isinstance(tree, dict):
+        if not others:
+            return {key: tree_map(function, branch) for key, branch in tree.items()}
         return {key: tree_map(function, tree[key], *(other[key] for other in others)) for key in tree}
     if isinstance(tree, tuple):
         return tuple(tree_map(function, *leaves) for leaves in zip(tree, *others, strict=True))
@@ -93,6 +95,8 @@ class Rollout:
     @property
     def cut(self) -> Bool[Tensor, "streams time"]:
         """Where credit stops: at an end, on a row that is no decision, and on the step before such a row."""
+        if self.mask.all():
+            return self.terminated | self.truncated
         before_unreal = torch.zeros_like(self.mask)
         before_unreal[:, :-1] = ~self.mask[:, 1:]
         return self.terminated | self.truncated | ~self.mask | before_unreal

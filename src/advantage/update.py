@@ -429,7 +429,9 @@ def _clip_gradient(optimizer: Optimizer, max_norm: float) -> float:
     """Scales the gradient down to a global norm of at most `max_norm`; returns the norm before."""
     parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm = float(torch.nn.utils.get_total_norm(gradients) if len(gradients) > 1 else gradients[0].norm())
+    norm = float(
+        torch.nn.utils.get_total_norm(gradients) if len(gradients) > 1 else torch.linalg.vector_norm(gradients[0])
+    )
     if norm > max_norm:
         for gradient in gradients:
             gradient.mul_(max_norm / (norm + 1e-6))

@@ -270,7 +270,7 @@ def test_the_bias_of_n_steps_with_a_wrong_critic_is_as_computed(n: int, gamma: f
     close(found, weighted_gradient(n_step_q(WRONG, gamma, n)))
     right = weighted_gradient(q_of(values_of(gamma), gamma))
     bias = float((found - right).abs().max())
-    assert bias < 1e-12 if n >= 3 else bias > 0.05  # no episode is longer
+    assert bias < 1e-12 if n >= 3 else bias > 1e-3  # no episode is longer
     exact = everything(values_of(gamma))[0]
     close(expected(gradients(actor_critic_td, exact, now), chance), right)
 
@@ -431,13 +431,22 @@ def played(now: Any, seed: int) -> Rollout:
     return collect_episodes(envs, policy, normalizer, bounds, EPISODES, seeded(seed))
 
 
+def of_each_kind(rollout: Rollout, now: Any) -> Tensor:
+    """The gradient of every episode; equal episodes are differentiated once."""
+    rows = torch.cat([rollout.context["observation"], rollout.actions, rollout.mask.long()], 1)
+    kinds, place = torch.unique(rows, dim=0, return_inverse=True)
+    first = [int((place == kind).nonzero()[0]) for kind in range(len(kinds))]
+    parts = [of_episode(rollout, index) for index in first]
+    return torch.cat([gradients(reinforce, part, now) for part in parts])[place]
+
+
 @pytest.mark.parametrize("form", ["R(τ)", "G_t, γ = 1", "γ^t (G_t − V)"])
 def test_sampled_gradients_lie_around_the_exact_one_and_spread_as_computed(form: str) -> None:
     """The mean of 4,000 episodes within its 99.9 % confidence interval at each of 6 entries (3.95 standard errors by
     Bonferroni); the variance within as many standard errors of the enumerated one."""
     now = settings_of(reinforce, **UNBIASED[form])
     rollout = measured(played(now, 11), now.baseline, EarlierReturns())
-    samples = gradients(reinforce, rollout, now)
+    samples = of_each_kind(rollout, now)
     everywhere, chance = seen_with(now, mean=0.0)
     each = gradients(reinforce, everywhere, now)
     mean = expected(each, chance).reshape(-1)
@@ -485,8 +494,8 @@ def test_a_constant_reward_is_worth_ten_behind_a_limit(case: str) -> None:
     """Reward 1 for ever at γ = 0.9 is worth 10, and a limit after 13 steps takes nothing of it."""
     algorithm = {"reinforce": reinforce, "a2c": a2c, "ppo_penalty": ppo_penalty}.get(case)
     algorithm = algorithm or (actor_critic_mc if "mc" in case else actor_critic_td)
-    run = MemoryRun(250)
-    plain = {"gamma": 0.9, "network": (), "learning_rate": 0.05, "vf_coef": 1.0, "log_every": 1, "max_grad_norm": 1e9}
+    run = MemoryRun(100)
+    plain = {"gamma": 0.9, "network": (), "learning_rate": 0.2, "vf_coef": 1.0, "max_grad_norm": 1e9}
     algorithm.train(functools.partial(Salary, 13), resolve(algorithm.Settings, plain | SALARY[case]), run)
     with torch.no_grad():
         value = float(run.kept["policy"].value({"observation": torch.ones(1, 1)}))

@@ -34,8 +34,8 @@ from tests.test_resume import _wait_for_progress, files, rows
 RUNGS: dict[str, dict[str, Any]] = {
     "reinforce": {"episodes": 3},
     "actor_critic_mc": {"episodes": 3},
-    "actor_critic_td": {"num_steps": 8, "log_every": 1},
-    "a2c": {"num_steps": 4, "log_every": 1},
+    "actor_critic_td": {"num_steps": 8, "record_every": 1},
+    "a2c": {"num_steps": 4, "record_every": 1},
     "ppo_penalty": {"num_steps": 16, "minibatch_size": 12, "epochs": 2},
 }
 SMALL: dict[str, Any] = {"num_envs": 2, "network": (16,), "steps": 64}
@@ -53,7 +53,9 @@ FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     "Adam": ("a2c", {"optimizer": "adam", "micro_batch": 3}),
     "a high price": ("ppo_penalty", {"beta": 50.0, "ent_coef": 0.01}),
 }
-ONE_A_RUNG = [(name, case) for name in RUNGS for case in ENDS_TO_END if case not in OF_PPO]
+ONE_WAY = ("an id", "layer norm", "no hidden layer", "sb3", "environment arguments", "processes", "constructors")
+CASES = [case for case in ENDS_TO_END if case not in OF_PPO]
+ONE_A_RUNG = [(name, case) for name in RUNGS for case in CASES if name in ("reinforce", "a2c") or case not in ONE_WAY]
 
 
 def trained(name: str, target: Any, path: Path, **settings: Any) -> advantage.Run:
@@ -117,7 +119,7 @@ def test_q_with_masks(tmp_path: Path) -> None:
         ("a2c", {"rms_alpha": 2}, "rms_alpha is 2.0; it must be in 0 … 1"),
         ("a2c", {"use_rms_prop": True}, "use_rms_prop is called optimizer here"),
         ("a2c", {"critic_target": "n_step"}, "critic_target is 'n_step'; it must be one of lambda_return, return, td"),
-        ("a2c", {"log_every": 0}, "log_every is 0; it must be at least 1"),
+        ("a2c", {"record_every": 0}, "record_every is 0; it must be at least 1"),
         ("ppo_penalty", {"beta": 0}, "beta is 0.0; it must be above 0"),
         ("ppo_penalty", {"target_kl": 0}, "target_kl is 0.0; it must be above 0"),
         ("ppo_penalty", {"target_kl": "none"}, "target_kl is 'none'; it must be a number"),
@@ -143,7 +145,7 @@ def test_q_of_continuous_actions_is_refused(tmp_path: Path, capsys: pytest.Captu
 
 def test_every_tenth_update_leaves_a_row_and_the_last(tmp_path: Path) -> None:
     runs = [
-        trained("a2c", "CartPole-v1", tmp_path / str(every), steps=23 * 8, log_every=every, checkpoint_every=0)
+        trained("a2c", "CartPole-v1", tmp_path / str(every), steps=23 * 8, record_every=every, checkpoint_every=0)
         for every in (1, 10)
     ]
     all_rows, some = (run.metrics() for run in runs)
@@ -159,7 +161,7 @@ def test_every_tenth_update_leaves_a_row_and_the_last(tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_leaves_the_rows_of_one_that_was_not(tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"learning_rate": 1e-3, "log_every": 4, "checkpoint_every": 0}
+    settings: dict[str, Any] = {"learning_rate": 1e-3, "record_every": 4, "checkpoint_every": 0}
     whole = trained("a2c", "CartPole-v1", tmp_path / "whole", steps=240, **settings)
     parts = trained("a2c", "CartPole-v1", tmp_path / "parts", steps=104, **settings)
     parts = advantage.resume(parts.path, steps=240, quiet=True)
@@ -259,7 +261,7 @@ def test_the_rungs_of_an_episode(tmp_path: Path) -> None:
 
 
 def test_the_price_of_the_kl_is_that_of_the_update(tmp_path: Path) -> None:
-    run, _ = run_of("ppo_penalty", tmp_path / "run", target_kl=1e-5)
+    run, _ = run_of("ppo_penalty", tmp_path / "run", target_kl=1e-5, learning_rate=1e-2)
     prices = run.metrics()["train/beta"]
     assert prices[-1] > prices[0]  # so small a target makes it double
     found = next(rung for rung in explain(run.path).rungs if rung.name == "price of the KL")

@@ -15,7 +15,14 @@ from advantage.control.policy import ActorCritic
 from advantage.runs.reader import RunReader
 from advantage.trajectory import Batch, Rollout
 
-QUICK: dict[str, Any] = {"steps": 512, "num_envs": 2, "num_steps": 64, "network": (8,), "quiet": True, "log_every": 1}
+QUICK: dict[str, Any] = {
+    "steps": 512,
+    "num_envs": 2,
+    "num_steps": 64,
+    "network": (8,),
+    "quiet": True,
+    "record_every": 1,
+}
 
 
 class Coin(torch.nn.Module):

@@ -28,7 +28,7 @@ from advantage.update import ascend, estimate, normalized, schedule, statistics
 class Settings(OnPolicy):
     """A2C's own settings, beside those of every on-policy algorithm."""
 
-    log_every: int = setting(10, "updates from one row of metrics to the next", low=1)
+    record_every: int = setting(20, "updates from one row of metrics to the next", low=1)
     num_steps: int = setting(5, "steps of each environment in a rollout", low=1)
     gae_lambda: float = setting(1.0, "λ of GAE: 0 believes the critic, 1 the returns", low=0, high=1)
     learning_rate: Schedule = setting("lin_7e-4", "step size of the optimiser", low=0)

@@ -51,7 +51,7 @@ def credit(rollout: Rollout, now: Settings) -> tuple[Tensor, Tensor]:
         returns = standardize(returns, rollout.mask, ddof=DIALECTS[now.numerics].advantage_ddof)
     psi = returns - rollout.values
     if now.discount_from_start:
-        psi = psi * now.gamma ** torch.arange(psi.shape[1])
+        psi = psi * now.gamma ** torch.arange(psi.shape[1], dtype=psi.dtype)
     return psi, returns
 
 

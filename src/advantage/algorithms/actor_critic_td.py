@@ -29,7 +29,7 @@ class Settings(OnPolicy):
     """TD actor-critic's own settings, beside those of every on-policy algorithm."""
 
     num_envs: int = setting(1, "environments stepped together", low=1)
-    log_every: int = setting(10, "updates from one row of metrics to the next", low=1)
+    record_every: int = setting(10, "updates from one row of metrics to the next", low=1)
     num_steps: int = setting(32, "steps of each environment in a rollout", low=1)
     n_step: int = setting(5, "rewards that are believed before the critic is", unit="steps", low=1)
     critic: str = setting(

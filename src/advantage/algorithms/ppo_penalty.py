@@ -56,7 +56,8 @@ class Anchored:
 
     def evaluate(self, batch: Batch) -> Evaluation:
         """As the policy's, with `kl`."""
-        new, old = self.policy.evaluate(batch), self.old.evaluate(batch)
+        new: Evaluation = self.policy.evaluate(batch)
+        old = self.old.evaluate(batch)
         return replace(new, kl=old.distribution.kl(new.distribution).view(new.logp.shape))
 
     @torch.no_grad()

@@ -57,7 +57,7 @@ def credit(rollout: Rollout, now: Settings) -> tuple[Tensor, Tensor]:
     if rollout.values is not None:
         psi = psi - rollout.values
     if now.discount_from_start:
-        psi = psi * now.gamma ** torch.arange(psi.shape[1])
+        psi = psi * now.gamma ** torch.arange(psi.shape[1], dtype=psi.dtype)
     return psi, returns
 
 

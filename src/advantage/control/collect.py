@@ -135,11 +135,11 @@ def _record(
     tape = _Tape(context, None, np.zeros(shape), flags[0], flags[1], flags[2], first_step=envs.steps)
     chosen = []
     with torch.inference_mode():
-        for t in range(num_steps):
+        for t, drawn in enumerate(noise.unbind()):
             seen = envs.context
             _write(context, t, seen)
             tape.mask[t] = ~envs.resetting
-            raw = policy.act(_tensors(seen, normalizer), noise[t])
+            raw = policy.act(_tensors(seen, normalizer), drawn)
             chosen.append(raw)
             try:
                 step = envs.step(bounds.applied(raw))
@@ -189,21 +189,21 @@ def _scored(tape: _Tape, policy: Policy, normalizer: Normalizer, logp: bool) -> 
         terminated=_stream_first(tape.terminated),
         truncated=_stream_first(tape.truncated),
     )
+    said = Evaluation()
     with torch.no_grad():
         if logp:
             said = policy.evaluate(Batch.of(rollout))
-            values = said.values
-            if values is None or said.logp is None:
+            if said.values is None or said.logp is None:
                 raise ValueError("the policy's evaluate gave no logp or no values; collection needs both")
-            after = policy.value(_after(context, tape, normalizer))
+            last = policy.value(tree_map(lambda leaf: leaf[:, -1], context))
+            values, following = said.values, torch.cat([said.values[:, 1:], last[:, None]], dim=1)
         else:
-            said, end = Evaluation(), rollout.mask.numel()
-            here = tree_map(lambda leaf: leaf.flatten(0, 1), rollout.context)
-            every = policy.value(tree_map(lambda a, b: torch.cat([a, b]), here, _after(context, tape, normalizer)))
-            values, after = every[:end].view(rollout.mask.shape), every[end:]
-    following = torch.cat([values[:, 1:], after[: len(values), None]], dim=1)
-    for (t, env, _), value in zip(tape.finals, after[len(values) :], strict=True):
-        following[env, t] = value
+            every = policy.value(tree_map(lambda leaf: torch.from_numpy(leaf).flatten(0, 1), seen))
+            moments = every.view(-1, len(rollout.mask))
+            values, following = moments[:-1].T.contiguous(), moments[1:].T.contiguous()
+        if tape.finals:
+            for (t, env, _), value in zip(tape.finals, policy.value(_ends(tape, normalizer)), strict=True):
+                following[env, t] = value
     normalizer.learn_observations(tree_map(lambda leaf: leaf[:-1], raw), tape.mask)
     return rollout.replace(
         logp_old=said.logp,
@@ -214,19 +214,13 @@ def _scored(tape: _Tape, policy: Policy, normalizer: Normalizer, logp: bool) -> 
     )
 
 
-def _after(context: Tree, tape: _Tape, normalizer: Normalizer) -> Tree:
-    """Contexts whose values follow the rollout: the last moment of every environment, then the final observations.
-
-    Which actions were legal in a final observation nobody says: there all are.
-    """
-    after: dict[str, Tree] = tree_map(lambda leaf: leaf[:, -1], context)
-    if tape.finals:
-        ends = tree_map(lambda *leaves: np.stack(leaves), *(observation for _, _, observation in tape.finals))
-        finals = {"observation": tree_map(torch.from_numpy, normalizer.observe(ends))}
-        if "action_mask" in after:
-            finals["action_mask"] = torch.ones(len(tape.finals), *after["action_mask"].shape[1:], dtype=torch.bool)
-        after = tree_map(lambda a, b: torch.cat([a, b]), after, finals)
-    return after
+def _ends(tape: _Tape, normalizer: Normalizer) -> Tree:
+    """The final observations as contexts. Which actions were legal there nobody says: all are."""
+    ends = tree_map(lambda *leaves: np.stack(leaves), *(observation for _, _, observation in tape.finals))
+    found = {"observation": tree_map(torch.from_numpy, normalizer.observe(ends))}
+    if "action_mask" in tape.context:
+        found["action_mask"] = torch.ones(len(tape.finals), tape.context["action_mask"].shape[-1], dtype=torch.bool)
+    return found
 
 
 def _cut_to_episodes(rollout: Rollout, starts: list[tuple[int, int, int]]) -> Rollout:
@@ -273,7 +267,7 @@ def _check(tape: _Tape) -> None:
         [("observation", tape.context["observation"]), ("action", tape.actions), ("reward", paid)]
     ):
         for leaf in tree_leaves(tree):
-            if not (fine := finite(leaf)).all():
+            if leaf.dtype.kind == "f" and not (fine := finite(leaf)).all():
                 t = int(np.argwhere(~fine)[0, 0])
                 found.append((t, order, name, leaf[t : t + 1]))
     for t, env, observation in tape.finals:

@@ -88,7 +88,17 @@ def make_policy(observation: gym.Space[Any], action: gym.Space[Any], settings: C
         return ActorCritic(observation, action, settings)
 
 
-def _trunk(inputs: int, settings: Control) -> nn.Sequential:
+class Trunk(nn.Sequential):
+    """Layers in a row, called without the bookkeeping of hooks, which costs a small layer as much as its arithmetic."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (N, …) through all layers; hooks on this module are called, those on its layers are not."""
+        for layer in self._modules.values():
+            features = layer.forward(features)
+        return features
+
+
+def _trunk(inputs: int, settings: Control) -> Trunk:
     layers: list[nn.Module] = []
     for size in settings.network:
         layers.append(nn.Linear(inputs, size))
@@ -96,4 +106,4 @@ def _trunk(inputs: int, settings: Control) -> nn.Sequential:
             layers.append(nn.LayerNorm(size))
         layers.append(ACTIVATIONS[settings.activation]())
         inputs = size
-    return nn.Sequential(*layers)
+    return Trunk(*layers)

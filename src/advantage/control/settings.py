@@ -45,6 +45,7 @@ class PolicyGradient(Control):
     ent_coef: Schedule = setting(0.0, "weight of the entropy bonus", low=0)
     micro_batch: int | None = setting(None, "rows that fit in memory at once; none for all", low=1)
     log_kl: bool = setting(False, "log how far each update moves the policy, by one more look at its rollout")
+    record_every: int = setting(1, "updates from one row of metrics to the next", low=1)
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,8 @@ class _Flat(Encoder):
         self.size, self.dtype = size, dtype
 
     def forward(self, observation: Tensor) -> Tensor:
+        if observation.dim() == 2 and observation.dtype == self.dtype:
+            return observation
         return observation.reshape(len(observation), self.size).to(self.dtype)
 
 

@@ -7,6 +7,8 @@ infinite and reaches neither the value nor the gradient.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -97,10 +99,20 @@ def backwards(
 ) -> Float[Tensor, "*batch time"]:
     """y_t = x_t + d_t y_{t+1}, from the last step to the first, all batch axes at once."""
     # Time first and contiguous: a step of the loop then reads whole rows, not one number of each.
-    rows = [tensor.movedim(-1, 0).contiguous().unbind(0) for tensor in (increments, decay, decay == 0)]
-    following = torch.zeros_like(increments[..., 0]) if increments.shape[-1] else increments
-    outputs = []
-    for increment, factor, stop in zip(*(reversed(row) for row in rows), strict=True):
-        following = torch.addcmul(increment, factor, following.masked_fill(stop, 0.0))
+    x, d = (tensor.movedim(-1, 0).contiguous().unbind(0)[::-1] for tensor in (increments, decay))
+    if not x:
+        return increments.clone()
+    found = _recursion(x, d)
+    if not torch.isfinite(found).all():  # else 0 times what follows was 0, and nothing had to be severed
+        found = _recursion(x, d, severed=True)
+    return found
+
+
+def _recursion(increments: Sequence[Tensor], decay: Sequence[Tensor], severed: bool = False) -> Tensor:
+    """y, from rows that begin with the last step."""
+    following, outputs = torch.zeros_like(increments[0]), []
+    for increment, factor in zip(increments, decay, strict=True):
+        behind = following.masked_fill(factor == 0, 0.0) if severed else following
+        following = torch.addcmul(increment, factor, behind)
         outputs.append(following)
-    return torch.stack(outputs[::-1], dim=-1) if outputs else increments.clone()
+    return torch.stack(outputs[::-1], dim=-1)

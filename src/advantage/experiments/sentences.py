@@ -100,7 +100,7 @@ def _came(rung: Measured) -> list[float]:
 
 
 def _share(rung: Measured) -> str:
-    count = f"{len(_came(rung)) or 'none'} of {len(rung.reached)}"
+    count = f"{len(_came(rung)) or 'none'} of {len(rung.reached)} seed{'s' if len(rung.reached) > 1 else ''}"
     return (
         f"{count}, after {number(_short(float(np.median(_came(rung)))))} steps in the median" if _came(rung) else count
     )

@@ -65,7 +65,7 @@ NO_BOUND = 1e9  # more than any gradient's norm, or any ratio's distance from 1
 # makes up for the difference in scale.
 PLAIN: Settings = {
     "num_envs": 1, "gamma": 0.99, "network": (64, 64), "max_grad_norm": NO_BOUND, "optimizer": "adam",
-    "normalize_advantages": False, "vf_coef": 0.5, "ent_coef": 0.0, "threads": 1, "log_kl": True, "log_every": 1,
+    "normalize_advantages": False, "vf_coef": 0.5, "ent_coef": 0.0, "threads": 1, "log_kl": True, "record_every": 1,
 }  # fmt: skip
 EPISODES: Settings = {"episodes": 8}
 ROLLOUT: Settings = {"num_steps": 512}
@@ -93,8 +93,8 @@ STORIES = {
             Rung("bootstrapping", "bootstrapping", "actor_critic_td", {**ROLLOUT, "n_step": 5}),
             Rung("gae", "GAE", "a2c", {**ROLLOUT, "gae_lambda": 0.95}),
             Rung("reuse", "reuse without clip", "ppo", {**REUSE, **UNCLIPPED}),
-            Rung("clip", "clip: PPO", "ppo", {**REUSE, **CLIPPED}),
-            Rung("normalised", "normalised advantages", "ppo", {**REUSE, **CLIPPED, "normalize_advantages": True}),
+            Rung("clip", "clip (PPO)", "ppo", {**REUSE, **CLIPPED}),
+            Rung("normalised", "normalisation", "ppo", {**REUSE, **CLIPPED, "normalize_advantages": True}),
         ),
     ),
     "three-variants": Story(

@@ -23,16 +23,15 @@ from types import MappingProxyType, TracebackType
 from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
-import torch
 
 from advantage import watch
-from advantage.errors import NonFinite, RunFailed, UserError
+from advantage.errors import NonFinite, RunFailed, Tripped, UserError, in_a_line
 from advantage.runs import checkpoint, machine, saved
 from advantage.runs.database import Database
 from advantage.runs.directory import RunDirectory
 from advantage.runs.interrupt import Interrupted, Interrupts
 from advantage.runs.progress import progress
-from advantage.runs.state import restore, snapshot
+from advantage.runs.state import refuse_non_finite, restore, snapshot
 from advantage.runs.streams import Streams
 from advantage.trajectory import Batch, Episode, Rollout, Sample
 
@@ -68,10 +67,6 @@ class _Logged(NamedTuple):
     steps: int | None
 
 
-class Tripped(RunFailed):
-    """A tripwire of level stop ended the run."""
-
-
 class LiveRun:
     """A run in progress; a context manager that leaves the directory in a true state however it is left.
 
@@ -80,7 +75,7 @@ class LiveRun:
         checkpoint_every: seconds between checkpoints, >= 0, more where one takes long; 0 checkpoints every update.
         keep_checkpoints: how many stay, >= 1.
         eval_every: steps between held-out evaluations, >= 1; None evaluates at the end only.
-        log_every: updates from one that is recorded to the next, >= 1; the first is, and the last.
+        record_every: updates from one that is recorded to the next, >= 1; the first is, and the last.
         quiet: say nothing on standard error.
         resume: continue from the last whole checkpoint.
         clock: what the run counts: the environment steps of its rollouts (control), or its updates (language, where the
@@ -103,7 +98,7 @@ class LiveRun:
         checkpoint_every: float = 10.0,
         keep_checkpoints: int = 2,
         eval_every: int | None = None,
-        log_every: int = 1,
+        record_every: int = 1,
         quiet: bool = False,
         resume: bool = False,
         clock: Literal["env_steps", "updates"] = "env_steps",
@@ -111,19 +106,15 @@ class LiveRun:
     ) -> None:
         if not 0 <= checkpoint_every < math.inf:
             raise UserError(f"checkpoint_every = {checkpoint_every}: seconds, 0 or more")
-        if keep_checkpoints < 1:
-            raise UserError(f"keep_checkpoints = {keep_checkpoints}: at least 1")
-        if eval_every is not None and eval_every < 1:
-            raise UserError(f"eval_every = {eval_every}: steps, at least 1")
-        if log_every < 1:
-            raise UserError(f"log_every = {log_every}: updates, at least 1")
-        self.directory = directory
-        self.path = directory.path
-        self.steps = 0
-        self.resumed = False
+        counts = {"keep_checkpoints": keep_checkpoints, "eval_every": eval_every, "record_every": record_every}
+        for name, count in counts.items():
+            if count is not None and count < 1:
+                raise UserError(f"{name} = {count}: at least 1")
+        self.directory, self.path = directory, directory.path
+        self.steps, self.resumed = 0, False
         self._checkpoint_every, self._keep_checkpoints = checkpoint_every, keep_checkpoints
         self._pause = checkpoint_every
-        self._eval_every, self._log_every, self._resume, self._clock = eval_every, log_every, resume, clock
+        self._eval_every, self._record_every, self._resume, self._clock = eval_every, record_every, resume, clock
         self._streams = Streams(int(directory.config["seed"]))
         self._progress = progress(quiet, clock)
         self._interrupts = Interrupts()
@@ -136,7 +127,6 @@ class LiveRun:
         self._drawn: set[str] = set()
         self._phases: dict[str, float] = {}
         self._row: dict[str, float] = {}
-        self._parameters: list[tuple[str, torch.nn.Parameter]] = []
         self._update = self._tokens = self._total = 0
         self._best: float | None = None
         self._active: set[str] = set()
@@ -230,7 +220,7 @@ class LiveRun:
     @property
     def due(self) -> bool:
         """Whether this update's numbers are recorded: where they are not, nobody needs to compute them."""
-        return self._update % self._log_every == 0
+        return self._update % self._record_every == 0
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -261,31 +251,19 @@ class LiveRun:
         if due or last or evaluating:
             self._row = {**self._own_scalars(), **self._phases, **logged.scalars, **measured}
             self._write(self._row)
-            self._refuse_non_finite_parameters()
+            refuse_non_finite(self._kept, self._update)
             self._inspect()
         if self._evaluate and evaluating:
             self._hold_out(self._evaluate, self._row)
         interrupted = self._interrupts.asked  # asked once: what comes after this line waits for the next update
         if last or interrupted or time.monotonic() - self._checkpointed >= self._pause:
             if not due:
-                self._refuse_non_finite_parameters()
+                refuse_non_finite(self._kept, self._update)
             self._commit(logged.data, before)
         self._pulse()
         self._progress.draw(self.steps, self._row, self._per_second())
         if interrupted and not last:
             raise Interrupted(f"stopped at step {self.steps}; `advantage resume {self.path}` continues")
-
-    def _refuse_non_finite_parameters(self) -> None:
-        """An update that ended in NaN or infinity gets no checkpoint: the last good one stays the last."""
-        if not self._parameters:
-            modules = {thing: it for thing, it in self._kept.items() if isinstance(it, torch.nn.Module)}
-            named = ((thing, *each) for thing, module in modules.items() for each in module.named_parameters())
-            self._parameters = [(f"{name} of {thing}", parameter) for thing, name, parameter in named]
-        if not self._parameters or math.isfinite(_norm([parameter for _, parameter in self._parameters])):
-            return
-        for name, parameter in self._parameters:  # a norm may overflow where no parameter is
-            if not torch.isfinite(parameter).all():
-                raise NonFinite(f"parameter {name} is not finite after update {self._update}")
 
     def _count(self, logged: _Logged) -> None:
         self._stage = "after update"
@@ -398,7 +376,7 @@ class LiveRun:
         self._progress.stop()
         stopped = error is None or isinstance(error, KeyboardInterrupt)
         state = "failed" if not stopped else "finished" if self._stage == "finished" else "stopped"
-        said = None if error is None or stopped else _describe(error)
+        said = None if error is None or stopped else in_a_line(error)
         if said and not isinstance(error, Tripped):
             self._database.event(self._tick, "stop", "non_finite" if isinstance(error, NonFinite) else "error", said)
         # A full disk must not hide the error that is on its way.
@@ -428,7 +406,7 @@ class LiveRun:
         self._progress.line(f"{self.path}: {start}")
         for line in torn:
             self.note("warn", "checkpoint", f"{line}; used step-{self.steps} instead")
-        if (rows := self._database.ticks()) < (due := -(-self._update // self._log_every)):
+        if (rows := self._database.ticks()) < (due := -(-self._update // self._record_every)):
             text = f"metrics.sqlite holds {rows} of the {due} updates before step-{self.steps}"
             self.note("warn", "database", text)
 
@@ -471,15 +449,3 @@ class LiveRun:
             raise RunFailed(
                 f"{self.path}: cannot write {what}: {error.strerror or error}; {self._last_good()}"
             ) from error
-
-
-@torch.no_grad()
-def _norm(parameters: list[torch.nn.Parameter]) -> float:
-    """Not finite where one of their entries is not, all of them in one look."""
-    return float(torch.stack(torch._foreach_norm(parameters)).sum())
-
-
-def _describe(error: BaseException) -> str:
-    """An error in one line; one of ours speaks for itself."""
-    text = str(error) if isinstance(error, (RunFailed, UserError)) else f"{type(error).__name__}: {error}"
-    return " ".join(text.split())

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from advantage.errors import RunFailed, UserError
+from advantage.errors import NonFinite, RunFailed, UserError
 from advantage.runs.tensors import Array
 
 State = dict[str, Any]  # tensors, arrays, and what JSON can say (lists come back for tuples), by name
@@ -51,6 +51,21 @@ def restore(thing: Any, state: Mapping[str, Any]) -> None:
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
         told = " ".join(str(error).split())
         raise UserError(f"this environment or these settings are not the run's: {told}") from error
+
+
+@torch.no_grad()
+def refuse_non_finite(things: Mapping[str, Any], update: int) -> None:
+    """Refuses modules with a parameter that is NaN or infinite: what follows from it is lost.
+
+    Raises:
+        NonFinite: names the parameter, its thing and the update.
+    """
+    for thing, module in things.items():
+        named = dict(module.named_parameters()) if isinstance(module, torch.nn.Module) else {}
+        if named and not torch.stack(torch._foreach_norm([*named.values()])).sum().isfinite():
+            for name, parameter in named.items():  # the norm may overflow where no parameter does
+                if not torch.isfinite(parameter).all():
+                    raise NonFinite(f"parameter {name} of {thing} is not finite after update {update}")
 
 
 def split(state: Mapping[str, Any]) -> tuple[dict[str, Array], State]:

@@ -25,7 +25,7 @@ from advantage.views.picture import Panel, write_html, write_png
 ENOUGH = 5  # evaluations that each run needs before they make the curve; else it is the score of training
 # None of these changes what is learned: runs that differ in them are seeds of one another.
 UNSEEN = {"checkpoint_every", "keep_checkpoints", "eval_every", "eval_episodes", "micro_batch", "threads"}
-UNSEEN |= {"vectorization", "micro_tokens", "gradient_checkpointing", "gold", "log_kl", "log_every"}
+UNSEEN |= {"vectorization", "micro_tokens", "gradient_checkpointing", "gold", "log_kl", "record_every"}
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,8 @@ def _of_an_episode(rollout: Rollout, returns: Tensor, psi: Tensor, now: Any, pla
     stream, step = place
     raw = returns_to_go(rollout, now.gamma)
     goes_on = step + 1 < raw.shape[1] and not rollout.cut[place]
-    ahead = {"r_t": float(rollout.rewards[place])}  # type: ignore[index]
+    assert rollout.rewards is not None
+    ahead = {"r_t": float(rollout.rewards[place])}
     if goes_on:
         ahead |= {"γ": now.gamma, "G_t+1": float(raw[stream, step + 1])}
     elif rollout.truncated[place] and rollout.next_values is not None:
@@ -115,16 +116,17 @@ def _said(run: Run, rollout: Rollout) -> Evaluation:
 
 def _step(algorithm: Any, batch: Batch, said: Evaluation, now: Any, place: Place) -> list[Rung]:
     """From the weight to the decision's share in the gradient."""
-    assert batch.mask is not None
+    mask = batch.mask
+    assert mask is not None
     rungs = []
     if now.normalize_advantages:
         ddof = DIALECTS[now.numerics].advantage_ddof
-        true = batch.advantages[batch.mask]
-        batch = batch.replace(advantages=standardize(batch.advantages, batch.mask, ddof=ddof))
+        true = batch.advantages[mask]
+        batch = batch.replace(advantages=standardize(batch.advantages, mask, ddof=ddof))
         moments = {"mean": float(true.mean()), "std": float(true.std(correction=ddof))}
         formula = "(Â − mean)/(std + ε), here over the whole rollout"
         rungs.append(Rung("normalised", "Â", formula, moments, float(batch.advantages[place])))
-    logp = said.logp.masked_fill(~batch.mask, 0.0)
+    logp = said.logp.masked_fill(~mask, 0.0)
 
     def objective(free: Tensor) -> Tensor:
         found: Tensor = algorithm.objective(replace(said, logp=free), batch, now)
