@@ -113,13 +113,12 @@ class LiveRun:
         self.directory, self.path = directory, directory.path
         self.steps, self.resumed = 0, False
         self._checkpoint_every, self._keep_checkpoints = checkpoint_every, keep_checkpoints
-        self._pause = checkpoint_every
+        self._pause, self._opening = checkpoint_every, opening
         self._eval_every, self._record_every, self._resume, self._clock = eval_every, record_every, resume, clock
         self._streams = Streams(int(directory.config["seed"]))
         self._progress = progress(quiet, clock)
         self._interrupts = Interrupts()
         self._checkpoint: checkpoint.Checkpoint | None = None
-        self._opening = opening
         self._kept: dict[str, Any] = {}
         self._evaluate: Callable[[], Mapping[str, float]] | None = None
         self._measure: Callable[[Rollout | Batch], Mapping[str, float]] = lambda _: {}
