@@ -108,7 +108,7 @@ def test_runs_that_broke_off_are_told() -> None:
 def test_the_first_rung_has_nothing_before_it() -> None:
     said = opening(measured("R(τ)", reached=(3000.0, None, None)), 475.0)
     assert said == (
-        "R(τ) ends at a mean return of 100; a return of 475 is reached by 1 of 3 seeds, after 3,000 steps in the median;"
-        " its gradient's noise scale is 1,000 steps; an update moves the policy by 0.02 nats."
+        "R(τ) ends at a mean return of 100; a return of 475 is reached by 1 of 3 seeds, after 3,000 steps in the"
+        " median; its gradient's noise scale is 1,000 steps; an update moves the policy by 0.02 nats."
     )
     assert opening(measured(returns=(), reached=(), noise=(), moved=()), None) == "Baseline has no return."
