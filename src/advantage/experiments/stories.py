@@ -68,7 +68,7 @@ PLAIN: Settings = {
     "normalize_advantages": False, "vf_coef": 0.5, "ent_coef": 0.0, "threads": 1, "log_kl": True, "record_every": 1,
 }  # fmt: skip
 EPISODES: Settings = {"episodes": 8}
-ROLLOUT: Settings = {"num_steps": 512}
+ROLLOUT: Settings = {"num_steps": 128}
 REUSE: Settings = {**ROLLOUT, "gae_lambda": 0.95, "epochs": 10, "minibatch_size": 64}
 UNCLIPPED: Settings = {"eps_low": NO_BOUND, "eps_high": NO_BOUND}
 CLIPPED: Settings = {"eps_low": 0.2, "eps_high": 0.2}
