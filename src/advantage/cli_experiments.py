@@ -26,10 +26,8 @@ def ladder(options: argparse.Namespace) -> Answer:
     """Climb from REINFORCE to PPO, a fix at a time, and say what each changed."""
     from advantage.experiments import ladder as ladders
     from advantage.experiments import telling
-    from advantage.experiments.stories import find_story
     from advantage.views.compare import aligned
 
-    find_story(options.story)
     seeds = whole("--seeds", options.seeds, 1)
     steps = None if options.steps is None else whole("--steps", options.steps, 1)
     arguments = {name: plain_value(text) for name, text in parse_pairs(options.env, "--env").items()}

@@ -50,7 +50,7 @@ def work(jobs: Sequence[Job], workers: int, steps: int, progress: Progress) -> d
     Args:
         jobs: begun in their order.
         workers: ≥ 1.
-        steps: of all runs that are still to be done, for the progress.
+        steps: of all runs that are still to be done, for the progress; 0 for jobs that count none.
         progress: told of every job that ends, and of the steps that are done.
 
     Returns:
@@ -93,17 +93,17 @@ class _Watch:
     """Tells how far the work is."""
 
     def __init__(self, jobs: Sequence[Job], steps: int, progress: Progress) -> None:
-        self._count, self._ended, self._progress = len(jobs), 0, progress
+        self._count, self._ended, self._steps, self._progress = len(jobs), 0, steps, progress
         self._reached = [job.reached for job in jobs if job.reached is not None]
         self._before = self._sum()
         self._began = self._looked = time.monotonic()
-        if jobs:
+        if steps:
             progress.start(0, steps)
 
     def look(self) -> None:
         """Says how many steps are done, now and then."""
         now = time.monotonic()
-        if now - self._looked >= PULSE:
+        if self._steps and now - self._looked >= PULSE:
             made = self._sum() - self._before
             self._progress.draw(made, {}, made / (now - self._began))
             self._looked = time.monotonic()
