@@ -16,6 +16,7 @@ import advantage
 from advantage.cli import COMMANDS, main
 
 LANGUAGE = {"models", "generate", "data", "label"}  # see test_cli_language.py
+EXPERIMENTS = {"ladder", "sweep"}  # see tests/experiments
 
 QUICK = ["--steps", "512", "--set", "num_steps=32", "--quiet"]
 
@@ -135,7 +136,7 @@ def test_every_command_has_help_and_json(run: Path, tmp_path: Path, capsys: pyte
         "explain": [str(run), "--stream", "1", "--step", "2"],
         "solve": ["gridworld", "--method", "value_iteration"],
     }
-    assert set(calls) == set(COMMANDS) - LANGUAGE
+    assert set(calls) == set(COMMANDS) - LANGUAGE - EXPERIMENTS
     for name, arguments in calls.items():
         assert main([name, *arguments, "--json"]) == 0
         json.loads(capsys.readouterr().out.splitlines()[-1])

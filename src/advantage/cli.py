@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from advantage import cli_language, cli_options, cli_tabular
+from advantage import cli_experiments, cli_language, cli_options, cli_tabular
 from advantage.cli_options import Answer, Command, whole
 from advantage.errors import RunFailed, UserError, nearest
 from advantage.settings import parse_pairs, plain_value
@@ -167,10 +167,10 @@ def runs(options: argparse.Namespace) -> Answer:
 
 
 def compare(options: argparse.Namespace) -> Answer:
-    """Draw learning curves of several runs, with bands over seeds."""
+    """Draw learning curves of several runs, with bands over seeds, and say who is better and how sure that is."""
     from advantage.views import compare as comparison
 
-    found = comparison.compare(options.runs, options.out)
+    found = comparison.compare(options.runs, options.out, options.paired)
     return comparison.as_json(found), comparison.render(found)
 
 
@@ -220,6 +220,8 @@ COMMANDS: dict[str, Command] = {
     "doctor": doctor,
     "explain": explain,
     "solve": cli_tabular.solve,
+    "ladder": cli_experiments.ladder,
+    "sweep": cli_experiments.sweep,
     "models": cli_language.models,
     "generate": cli_language.generate,
     "data": cli_language.data,

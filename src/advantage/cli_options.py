@@ -77,6 +77,7 @@ def parser(commands: Mapping[str, Command]) -> Parser:
     _eval(options["eval"])
     _views(options)
     _solve(options["solve"])
+    _experiments(options)
     _models(options)
     _generate(options["generate"])
     _label(options["label"])
@@ -139,6 +140,7 @@ def _views(options: Mapping[str, argparse.ArgumentParser]) -> None:
     options["runs"].add_argument("folder", nargs="?", default="runs", metavar="DIR", help="where to look (runs)")
     options["compare"].add_argument("runs", nargs="+", metavar="RUN", help="run directories")
     options["compare"].add_argument("--out", metavar="FILE", help="a .png or a self-contained .html")
+    options["compare"].add_argument("--paired", action="store_true", help="differences between runs of equal seeds")
     options["export"].add_argument("--to", required=True, metavar="FORMAT", help="tensorboard or csv")
     options["export"].add_argument("--out", metavar="DIR", help="where to (a folder in the run)")
     options["explain"].add_argument("--update", metavar="N", help="which update (the one whose rollout is kept)")
@@ -159,6 +161,23 @@ def _solve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", default="0", metavar="N", help="of the methods that sample (0)")
     parser.add_argument("--out", metavar="FILE", help="values, arrows and curves as .png")
     parser.add_argument("--video", metavar="FILE", help="one episode of the policy as .gif or .webp")
+
+
+def _experiments(options: Mapping[str, argparse.ArgumentParser]) -> None:
+    ladder = options["ladder"]
+    ladder.add_argument("environment", metavar="ENV", help="a Gymnasium id")
+    ladder.add_argument(
+        "--story", default="five-fixes", metavar="NAME", help="five-fixes (the default), three-variants, five-notebooks"
+    )
+    ladder.add_argument("--steps", metavar="N", help="budget of a run in environment steps (the environment's own)")
+    ladder.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="an environment's argument")
+    options["sweep"].add_argument("file", metavar="FILE.toml", help="algorithm, target, [settings], [grid] or [[runs]]")
+    for name, seeds in (("ladder", "5"), ("sweep", None)):
+        told = f"0 … N − 1 of each ({seeds or 'as the file says, else 3'})"
+        options[name].add_argument("--seeds", default=seeds, metavar="N", help=told)
+        options[name].add_argument("--workers", metavar="N", help="processes at once (one a processor)")
+        options[name].add_argument("--out", metavar="DIR", help=f"its folder, new or one to go on in (runs/{name}-…)")
+        options[name].add_argument("--quiet", action="store_true", help="no progress")
 
 
 def _models(options: Mapping[str, argparse.ArgumentParser]) -> None:

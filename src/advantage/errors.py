@@ -24,6 +24,10 @@ def in_a_line(error: BaseException) -> str:
     return " ".join(text.split())
 
 
+class Tripped(RunFailed):
+    """A tripwire of level stop ended the run."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """The known words closest to a misspelt one, as the end of an error message.
 

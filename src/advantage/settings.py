@@ -160,6 +160,15 @@ def to_toml(document: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def written(value: Any) -> str:
+    """A value as `--set NAME=VALUE` takes it.
+
+    >>> written((64, 64)), written("lin_1e-3"), written(None)
+    ('[64, 64]', 'lin_1e-3', 'none')
+    """
+    return value if isinstance(value, str) else "none" if value is None else _toml(value)
+
+
 def describe(kind: type) -> list[tuple[str, str, str]]:
     """Name, default and meaning (with unit and range) of every setting of a kind, for help texts and docs."""
     rows = []

@@ -37,7 +37,7 @@ def test_a_row_by_hand(tmp_path: Path) -> None:
 
 
 def test_the_curve_is_the_iqm_at_every_step_and_its_band_draws_whole_runs(tmp_path: Path) -> None:
-    (panel,) = compare(seeds(tmp_path, "a", RETURNS)).panels
+    panel, _ = compare(seeds(tmp_path, "a", RETURNS)).panels
     band = panel.bands["ppo"]
     np.testing.assert_array_equal(band.steps, np.arange(100, 1001, 100))
     scores = np.array(RETURNS)[:, None] * np.linspace(0, 1, 10)
@@ -69,7 +69,8 @@ def test_environments_and_their_arguments_are_panels(tmp_path: Path) -> None:
         *seeds(tmp_path, "a", [1.0, 2.0], target="FrozenLake-v1"),
         *seeds(tmp_path, "b", [1.0, 2.0], target="FrozenLake-v1", settings=arguments),
     ]
-    assert [panel.environment for panel in compare(runs).panels] == ["FrozenLake-v1", "FrozenLake-v1 is_slippery=False"]
+    names = ["FrozenLake-v1", "FrozenLake-v1 is_slippery=False"]
+    assert [panel.environment for panel in compare(runs).panels] == [*names, *names, "all environments"]
 
 
 def test_evaluations_make_the_curve_where_every_run_has_enough(tmp_path: Path) -> None:
@@ -200,7 +201,7 @@ def test_pictures(tmp_path: Path) -> None:
     document = compare(runs, tmp_path / "curves.html").picture
     assert document is not None
     text = document.read_text(encoding="utf-8")
-    assert text.count("<figure>") == 2 and "IQM over 2 to 5 seeds" in text
+    assert text.count("<figure>") == 5 and "IQM over 2 to 5 seeds" in text  # curves, profiles, one of both
     assert "<script" not in text and "http://" not in text and "https://" not in text
 
 
@@ -241,6 +242,102 @@ def test_a_seed_twice_is_refused(tmp_path: Path) -> None:
         compare([*runs, runs[1]])
     with pytest.raises(UserError, match="at least one run"):
         compare([])
+
+
+def test_groups_are_set_against_the_first_one(tmp_path: Path) -> None:
+    runs = [
+        *seeds(tmp_path, "first", [1.0, 2.0, 3.0, 4.0]),
+        *seeds(tmp_path, "better", [3.0, 5.0, 6.0], algorithm="a2c"),
+        *seeds(tmp_path, "worse", [0.0, 0.5], algorithm="reinforce"),
+    ]
+    comparison = compare(runs)
+    first, second = comparison.improvements
+    won = sum(a > b or (a == b) / 2 for a in (3.0, 5.0, 6.0) for b in (1.0, 2.0, 3.0, 4.0))
+    assert (first.label, first.beside, first.probability) == ("a2c", "ppo", won / 12)
+    assert first.low is not None and first.high is not None and first.low < won / 12 < first.high
+    assert (second.label, second.probability, second.low, second.high) == ("reinforce", 0.0, 0.0, 0.0)
+    assert "every run of ppo lies on one side of every run of reinforce" in "\n".join(comparison.notes)
+    assert comparison.differences == () and comparison.pooled == ()
+    assert "a2c ends better than ppo" in render(comparison)
+
+
+def test_the_profile_is_the_share_of_runs_above(tmp_path: Path) -> None:
+    _, panel = compare(seeds(tmp_path, "a", RETURNS)).panels
+    band = panel.bands["ppo"]
+    assert (band.steps[0], band.steps[-1], band.centre[0], band.centre[-1]) == (10.0, 200.0, 0.8, 0.0)
+    np.testing.assert_allclose(band.centre, [np.mean(np.array(RETURNS) > at) for at in band.steps])
+    assert (panel.unit, panel.from_zero) == ("return", False)
+
+
+def test_several_environments_are_put_on_one_scale(tmp_path: Path) -> None:
+    """Ranges 0 … 10 and −200 … 200: the greatest of each counts the same."""
+    runs = [
+        *seeds(tmp_path, "a", [0.0, 10.0]),
+        *seeds(tmp_path, "b", [-200.0, 100.0], target="LunarLander-v3"),
+        *seeds(tmp_path, "c", [5.0, 10.0], algorithm="a2c"),
+        *seeds(tmp_path, "d", [100.0, 200.0], algorithm="a2c", target="LunarLander-v3"),
+        *seeds(tmp_path, "e", [7.0], algorithm="reinforce"),
+    ]
+    comparison = compare(runs)
+    assert [(row.label, row.environments, row.runs) for row in comparison.pooled] == [("ppo", 2, 4), ("a2c", 2, 4)]
+    assert [row.iqm for row in comparison.pooled] == [(0.75 + 0.0) / 2, (0.75 + 1.0) / 2]  # the middle two of four
+    everywhere = comparison.improvements[-1]
+    assert (everywhere.environment, everywhere.label) == ("all environments", "a2c")
+    assert everywhere.probability == np.mean([(1 + 0 + 1 + 0.5) / 4, (1 + 0.5 + 1 + 1) / 4])
+    assert comparison.panels[-1].environment == "all environments" and set(comparison.panels[-1].bands) == {
+        "ppo",
+        "a2c",
+    }
+
+
+def test_pairs_of_equal_seeds(tmp_path: Path) -> None:
+    runs = [
+        *seeds(tmp_path, "a", [10.0, 200.0, 30.0, 7.0]),
+        *seeds(tmp_path, "b", [11.0, 202.0, 33.0], algorithm="a2c"),
+    ]
+    comparison = compare(runs, paired=True)
+    (row,) = comparison.differences
+    assert (row.label, row.beside, row.seeds, row.difference, row.verdict) == (
+        "a2c",
+        "ppo",
+        (0, 1, 2),
+        2.0,
+        "not distinguishable",
+    )
+    assert row.p_value == pytest.approx(0.0742, abs=1e-4)  # t = 2√3 with two degrees of freedom
+    assert "seeds that only one of them has are left out: [3]" in "\n".join(comparison.notes)
+    text = render(comparison)
+    assert "a2c less ppo" in text and "+2" in text
+    assert '"p_value": 0.07' in dumps(as_json(comparison))
+
+
+def test_a_loss_is_better_when_it_is_lower(tmp_path: Path) -> None:
+    def runs(name: str, *losses: float) -> list[Path]:
+        return [
+            make_run(
+                tmp_path / f"{name}{seed}", [{"train/loss": loss}], seed=seed, algorithm="sft", target="tiny",
+                language=True, settings={"learning_rate": name},
+            )
+            for seed, loss in enumerate(losses)
+        ]  # fmt: skip
+
+    comparison = compare([*runs("low", 2.0, 2.1, 2.0), *runs("high", 1.0, 1.1, 1.0)], paired=True)
+    assert comparison.improvements[0].probability == 1.0
+    (row,) = comparison.differences
+    assert row.difference == pytest.approx(-1.0) and row.verdict == "better"
+    assert len(comparison.panels) == 1  # no profile of a loss
+
+
+def test_pairs_that_cannot_be(tmp_path: Path) -> None:
+    here, there = seeds(tmp_path, "a", [1.0, 2.0]), seeds(tmp_path, "b", [1.0], target="Acrobot-v1")
+    with pytest.raises(UserError, match="of one environment, these are of 2") as refused:
+        compare([*here, *there], paired=True)
+    assert all(told in str(refused.value) for told in ("CartPole-v1", "Acrobot-v1", str(there[0])))
+    with pytest.raises(UserError, match="two groups or more, these runs are one: ppo"):
+        compare(here, paired=True)
+    other = [make_run(tmp_path / "c", climb(1.0), seed=7, algorithm="a2c")]
+    with pytest.raises(UserError, match="equal seeds, these have none in common: ppo: 0, 1; a2c: 7"):
+        compare([*here, *other], paired=True)
 
 
 def test_labels_are_moved_apart_as_little_as_needed() -> None:

@@ -48,6 +48,7 @@ class PolicyGradient(Control):
     vf_coef: float = setting(0.5, "weight of ½·error² of the critic (SB3's number doubled)", low=0)
     ent_coef: Schedule = setting(0.0, "weight of the entropy bonus", low=0)
     micro_batch: int | None = setting(None, "rows that fit in memory at once; none for all", low=1)
+    log_kl: bool = setting(False, "log how far each update moves the policy, by one more look at its rollout")
     record_every: int = setting(1, "updates from one row of metrics to the next", low=1)
 
 

@@ -9,6 +9,7 @@ import gymnasium as gym
 import torch
 
 from advantage.control.actions import Bounds
+from advantage.control.drift import Drift
 from advantage.control.environments import Envs, make_envs
 from advantage.control.evaluation import Score, evaluate
 from advantage.control.failures import in_memory
@@ -51,6 +52,10 @@ def prepare(target: Any, settings: Control, run: LiveRun) -> Workshop:
         run.note("warn", "normalize_observations", "no observation here is a number on a scale: nothing is normalised")
     if settings.eval_every:
         run.held_out(lambda: held_out(target, policy, normalizer, settings, run.seed("evaluation")).scalars())
+    if getattr(settings, "log_kl", False):
+        drift = Drift(policy)
+        run.keep(before_update=drift.old)
+        run.also_log(drift.measure)
     return Workshop(envs, policy, normalizer)
 
 

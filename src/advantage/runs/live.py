@@ -24,7 +24,7 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from advantage import watch
-from advantage.errors import NonFinite, RunFailed, UserError, in_a_line
+from advantage.errors import NonFinite, RunFailed, Tripped, UserError, in_a_line
 from advantage.runs import checkpoint, machine, saved
 from advantage.runs.database import Database
 from advantage.runs.directory import RunDirectory
@@ -86,20 +86,18 @@ class LiveRun:
         for name, count in counts.items():
             if count is not None and count < 1:
                 raise UserError(f"{name} = {count}: at least 1")
-        self.directory = directory
-        self.path = directory.path
-        self.steps = 0
-        self.resumed = False
+        self.directory, self.path = directory, directory.path
+        self.steps, self.resumed = 0, False
         self._checkpoint_every, self._keep_checkpoints = checkpoint_every, keep_checkpoints
-        self._pause = checkpoint_every
+        self._pause, self._opening = checkpoint_every, opening
         self._eval_every, self._record_every, self._resume, self._clock = eval_every, record_every, resume, clock
         self._streams = Streams(int(directory.config["seed"]))
         self._progress = progress(quiet, clock)
         self._interrupts = Interrupts()
         self._checkpoint: checkpoint.Checkpoint | None = None
-        self._opening = opening
         self._kept: dict[str, Any] = {}
         self._evaluate: Callable[[], Mapping[str, float]] | None = None
+        self._measure: Callable[[Rollout | Batch], Mapping[str, float]] = lambda _: {}
         self._logged: Logged | None = None
         self._tidies: list[Callable[[], object]] = []
         self._drawn: set[str] = set()
@@ -151,6 +149,10 @@ class LiveRun:
     def between(self, tidy: Callable[[], object]) -> None:
         """Have a function called after every update, whose result nothing depends on."""
         self._tidies.append(tidy)
+
+    def also_log(self, measure: Callable[[Rollout | Batch], Mapping[str, float]]) -> None:
+        """Have `measure` called with the data of each update, after it; its numbers are logged with the others."""
+        self._measure = measure
 
     def updates(self, total: int) -> Iterator[Update]:
         """The updates up to `total` steps; a resumed run begins where its checkpoint stands.
@@ -225,10 +227,11 @@ class LiveRun:
             raise RuntimeError("run.log(...) is the last line of every update")
         logged, before, due = self._logged, self.steps, self.due
         self._count(logged)
+        measured = self._measure(logged.data)
         last, every = self.steps >= self._total, self._eval_every
         evaluating = self._evaluate and (last or (every and self.steps // every > before // every))
         if due or last or evaluating:
-            self._row = {**self._own_scalars(), **self._phases, **logged.scalars}
+            self._row = {**self._own_scalars(), **self._phases, **logged.scalars, **measured}
             self._write(self._row)
             refuse_non_finite(self._kept, self._update)
             self._inspect()

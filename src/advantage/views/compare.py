@@ -1,4 +1,4 @@
-"""Runs side by side: learning curves over seeds with bootstrap bands, and a table of where they ended."""
+"""Runs side by side: learning curves over seeds with bootstrap bands, where they ended, and what that allows to say."""
 
 from __future__ import annotations
 
@@ -15,18 +15,17 @@ from advantage.errors import UserError
 from advantage.runs.kinds import EVALUATION, KINDS, Measure
 from advantage.runs.progress import printable
 from advantage.runs.reader import RunReader
+from advantage.views import contrasts
 from advantage.views.columns import Columns, read_columns
+from advantage.views.contrasts import CONFIDENCE, RESAMPLES, SEED, Finals
 from advantage.views.curves import Array, band, interquartile_mean, stratified_bootstrap
 from advantage.views.html import number
 from advantage.views.picture import Panel, write_html, write_png
 
-RESAMPLES = 2000
-CONFIDENCE = 0.95
-SEED = 0  # of every bootstrap, so that a group's band does not depend on what it is compared with
 ENOUGH = 5  # evaluations that each run needs before they make the curve; else it is the score of training
 # None of these changes what is learned: runs that differ in them are seeds of one another.
 UNSEEN = {"checkpoint_every", "keep_checkpoints", "eval_every", "eval_episodes", "micro_batch", "threads"}
-UNSEEN |= {"vectorization", "micro_tokens", "gradient_checkpointing", "gold"}
+UNSEEN |= {"vectorization", "micro_tokens", "gradient_checkpointing", "gold", "log_kl", "record_every"}
 
 
 @dataclass(frozen=True)
@@ -58,10 +57,24 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Groups of runs, a row each; the curves of each environment; what must be said of them; where they are drawn."""
+    """Groups of runs, and what they allow to say.
+
+    Attributes:
+        rows: a row a group.
+        panels: the curves of each environment; and where a group has several runs, its performance profile.
+        improvements: each group beside the first one of its environment; over all environments where there are several.
+        pooled: the IQM of each group that is in all of several environments, on one scale.
+        differences: of equal seeds, each group's less the first one's; none where they were not asked for.
+        notes: what must be said of them.
+        caption: what line and shade are.
+        picture: where they are drawn.
+    """
 
     rows: tuple[Row, ...]
     panels: tuple[Panel, ...]
+    improvements: tuple[contrasts.Improvement, ...]
+    pooled: tuple[contrasts.Pooled, ...]
+    differences: tuple[contrasts.Difference, ...]
     notes: tuple[str, ...]
     caption: str
     picture: Path | None
@@ -79,32 +92,41 @@ class _Run:
     columns: Columns
 
 
-def compare(run_dirs: Sequence[str | Path], out: str | Path | None = None) -> Comparison:
+def compare(run_dirs: Sequence[str | Path], out: str | Path | None = None, paired: bool = False) -> Comparison:
     """Group runs by algorithm, environment and the settings in which they differ; draw and measure each over its seeds.
 
     Args:
         run_dirs: one run or more, finished or not.
         out: a picture, .png (needs the extra `plots`) or .html (self-contained); None for none.
+        paired: also compare runs of equal seeds by their differences.
 
     Raises:
         UserError: no run, not a run, one seed twice in a group, another suffix, an extra that is missing, or a path
-            that cannot be written.
+            that cannot be written; pairs of several environments, or without a second group or a common seed.
     """
     if out is not None:
         _check(Path(out))
     if not run_dirs:
         raise UserError("compare needs at least one run")
     runs = [_read(path) for path in run_dirs]
-    rows: list[Row] = []
-    panels: list[Panel] = []
-    notes: list[str] = []
-    for environment in dict.fromkeys(run.environment for run in runs):
-        groups = _groups([run for run in runs if run.environment == environment])
-        rows += [_row(label, group) for label, group in groups.items()]
-        panels += _panels(groups)
-        notes += [note for label, group in groups.items() for note in _notes(label, group)]
+    if paired:
+        _check_one_environment(runs)
+    groups = {
+        environment: _groups([run for run in runs if run.environment == environment])
+        for environment in dict.fromkeys(run.environment for run in runs)
+    }
+    rows = [_row(label, group) for of_one in groups.values() for label, group in of_one.items()]
+    finals = [_finals(label, group) for of_one in groups.values() for label, group in of_one.items()]
+    notes = [note for of_one in groups.values() for label, group in of_one.items() for note in _notes(label, group)]
     comparison = Comparison(
-        tuple(rows), tuple(panels), tuple(notes), _caption(rows), None if out is None else Path(out)
+        rows=tuple(rows),
+        panels=(*(panel for of_one in groups.values() for panel in _panels(of_one)), *contrasts.profiles(finals)),
+        improvements=tuple(contrasts.improvements(finals)),
+        pooled=tuple(contrasts.pooled(finals)),
+        differences=tuple(contrasts.differences(finals)) if paired else (),
+        notes=(*notes, *contrasts.notes(finals, paired)),
+        caption=_caption(rows),
+        picture=None if out is None else Path(out),
     )
     if comparison.picture is not None:
         _draw(comparison, comparison.picture)
@@ -112,20 +134,40 @@ def compare(run_dirs: Sequence[str | Path], out: str | Path | None = None) -> Co
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:
-    """The table and the notes as mappings, sequences, texts and numbers, for the one JSON encoder."""
+    """The tables and the notes as mappings, sequences, texts and numbers, for the one JSON encoder."""
+    parts = ("improvements", "pooled", "differences")
+    found = {name: [asdict(row) for row in getattr(comparison, name)] for name in parts}
     rows = [asdict(row) for row in comparison.rows]
-    return {"groups": rows, "notes": list(comparison.notes), "picture": comparison.picture}
+    return {"groups": rows, **found, "notes": list(comparison.notes), "picture": comparison.picture}
 
 
 def render(comparison: Comparison) -> str:
-    """The table and the notes as text for a terminal."""
-    columns = list(zip(*table(comparison.rows), strict=True))
-    widths = [max(map(len, column)) for column in columns]
-    left = [[cell.ljust(width) for cell in column] for column, width in zip(columns[:2], widths[:2], strict=True)]
-    right = [[cell.rjust(width) for cell in column] for column, width in zip(columns[2:], widths[2:], strict=True)]
-    lines = ["  ".join(line) for line in zip(*left, *right, strict=True)]
+    """The tables and the notes as text for a terminal."""
+    parts = [aligned(rows) for rows in tables(comparison)]
     below = [*comparison.notes, comparison.caption, *([str(comparison.picture)] if comparison.picture else [])]
-    return "\n".join(printable(line).rstrip() for line in [*lines, "", *below])
+    return "\n\n".join(["\n".join(map(printable, lines)) for lines in [*parts, below]])
+
+
+def tables(comparison: Comparison) -> list[list[tuple[str, ...]]]:
+    """All that is told as tables, the heads first in each: the groups, then what is said of them beside each other."""
+    parts = [
+        table(comparison.rows),
+        contrasts.table_of_pooled(comparison.pooled),
+        contrasts.table_of_improvements(comparison.improvements),
+        contrasts.table_of_differences(comparison.differences),
+    ]
+    return [rows for rows in parts if len(rows) > 1]
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table's lines for a terminal: words in the first two columns, numbers in the others."""
+    columns = list(zip(*rows, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    set_by = [str.ljust, str.ljust] + [str.rjust] * len(columns)
+    cells = [
+        [place(cell, width) for cell in column] for column, width, place in zip(columns, widths, set_by, strict=False)
+    ]
+    return ["  ".join(line).rstrip() for line in zip(*cells, strict=True)]
 
 
 def table(rows: Sequence[Row]) -> list[tuple[str, ...]]:
@@ -166,9 +208,24 @@ def _draw(comparison: Comparison, out: Path) -> None:
         if out.suffix == ".png":
             write_png(comparison.panels, comparison.caption, out)
         else:
-            write_html(comparison.panels, comparison.caption, table(comparison.rows), comparison.notes, out)
+            about = (
+                f"{table(comparison.rows)[0][4].capitalize()}: of training, at the last update. Evaluation: the last "
+                "held-out one. Both are means over the seeds."
+            )
+            heading = ", ".join(dict.fromkeys(row.environment for row in comparison.rows))
+            notes = (about, *comparison.notes)
+            write_html(heading, comparison.panels, comparison.caption, tables(comparison), notes, out)
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error.strerror or error}") from error
+
+
+def _check_one_environment(runs: Sequence[_Run]) -> None:
+    by_name: dict[str, list[str]] = {}
+    for run in runs:
+        by_name.setdefault(run.environment, []).append(str(run.path))
+    if len(by_name) > 1:
+        told = "; ".join(f"{name}: {', '.join(paths)}" for name, paths in by_name.items())
+        raise UserError(f"--paired compares runs of one environment, these are of {len(by_name)}: {told}")
 
 
 def _read(path: str | Path) -> _Run:
@@ -234,6 +291,12 @@ def _row(label: str, group: Sequence[_Run]) -> Row:
         high=high,
         evaluation=float(np.mean(evaluations)) if evaluations else None,
     )
+
+
+def _finals(label: str, group: Sequence[_Run]) -> Finals:
+    measure = _columns_of(group).score
+    scores = {run.seed: last for run in group if (last := run.columns.last(measure.name)) is not None}
+    return Finals(group[0].environment, label, measure, dict(sorted(scores.items())))
 
 
 def _columns_of(group: Sequence[_Run]) -> Columns:

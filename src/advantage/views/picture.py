@@ -29,35 +29,38 @@ class Panel:
     """The curves of one environment.
 
     Attributes:
+        environment: or what else the panel is of: its title.
         measure, unit: what is drawn, over what.
         bands: a curve a group, by its label.
+        from_zero: whether the horizontal axis begins at 0.
     """
 
     environment: str
     measure: str
     unit: str
     bands: dict[str, Band]
+    from_zero: bool = True
 
 
 def write_html(
+    heading: str,
     panels: Sequence[Panel],
     caption: str,
-    rows: Sequence[Sequence[str]],
+    tables: Sequence[Sequence[Sequence[str]]],
     notes: Sequence[str],
     out: Path,
 ) -> None:
-    """The curves, a table (heads in its first row, words in its first two columns) and notes, on a page of its own."""
+    """The curves, tables (heads in the first row, words in the first two columns) and notes, on a page of its own."""
     looks = _looks(panels)
     charts = [chart(p.environment, _layers(p, looks), p.unit, about=p.measure, shape="tall") for p in panels]
-    heads, *body = rows
-    about = (
-        f"{heads[4].capitalize()}: of training, at the last update. Evaluation: the last held-out one. "
-        "Both are means over the seeds."
-    )
+    written = [
+        table(heads, [[text(cell) for cell in row] for row in body], numbers=range(2, len(heads)))
+        for heads, *body in tables
+    ]
     document = page(
         "Learning curves",
         element("p", text("Advantage · comparison of runs"), class_="kicker"),
-        element("h1", text(", ".join(dict.fromkeys(panel.environment for panel in panels)))),
+        element("h1", text(heading)),
         section(
             "Learning curves",
             element("p", text(f"Line and shade: {caption}"), class_="soft"),
@@ -65,8 +68,8 @@ def write_html(
         ),
         section(
             "Where they ended",
-            table(heads, [[text(cell) for cell in row] for row in body], numbers=range(2, len(heads))),
-            *(element("p", text(line), class_="soft") for line in (about, *notes)),
+            *written,
+            *(element("p", text(line), class_="soft") for line in notes),
         ),
     )
     durable.replace(out, lambda draft: draft.write_text(document, encoding="utf-8"))
@@ -88,8 +91,12 @@ def _layers(panel: Panel, looks: dict[str, int]) -> list[Layer]:
     ]
 
 
-def write_png(panels: Sequence[Panel], caption: str, out: Path) -> None:
-    """The curves of each environment: a panel whose lines are named at their ends, or small multiples with a legend."""
+def write_png(panels: Sequence[Panel], caption: str, out: Path, shared: bool = False) -> None:
+    """The curves of each environment: a panel whose lines are named at their ends, or small multiples with a legend.
+
+    Args:
+        shared: one vertical scale for all panels.
+    """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -99,7 +106,7 @@ def write_png(panels: Sequence[Panel], caption: str, out: Path) -> None:
     width, height = (7.6, 4.3) if count == 1 else (4.2, 3.2)
     with rc_context({"font.family": "sans-serif", "font.size": 9, "text.parse_math": False}):
         figure = Figure(figsize=(width * columns, height * rows + 0.6 * (count > 1)), layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=False).ravel()
+        axes = figure.subplots(rows, columns, squeeze=False, sharey=shared).ravel()
         for axis, panel in zip(axes, panels, strict=False):
             _draw(axis, panel, looks)
         for axis in axes[count:]:
@@ -128,7 +135,8 @@ def _draw(axis: Axes, panel: Panel, looks: dict[str, int]) -> None:
     if not any(np.isfinite(band.centre).any() for band in panel.bands.values()):
         axis.text(0.5, 0.5, "nothing finite to draw", transform=axis.transAxes, ha="center", color=SOFT)
     axis.margins(x=0.0)
-    axis.set_xlim(left=0.0)
+    if panel.from_zero:
+        axis.set_xlim(left=0.0)
     _number(axis.xaxis)
     _number(axis.yaxis)
 

@@ -1,0 +1,265 @@
+"""What a ladder does not vary: how many environments, normalised targets, normalised layers.
+
+    python -m benchmarks.ladder_studies envs    --picture docs/ladder_envs.png
+    python -m benchmarks.ladder_studies targets --picture docs/ladder_targets.png
+    python -m benchmarks.ladder_studies norms   --picture docs/ladder_norms.png
+
+envs     the noise of one A2C update's gradient, on one frozen policy (experiments/noise.py), and the speed of training,
+         against the number of environments
+targets  TD actor-critic whose critic's targets are standardised in every batch beside one whose targets are in units of
+         reward: it bootstraps from numbers that mean something else in each batch
+norms    A2C with and without a normalisation of its hidden layers
+
+Runs are kept in --out and skipped when they are there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import advantage
+from advantage.algorithms import actor_critic_td
+from advantage.core import standardize
+from advantage.experiments.measured import at_the_end, score
+from advantage.experiments.noise import ESTIMATES, Noise, _gradients, noise_of, play
+from advantage.experiments.processes import Job, work
+from advantage.experiments.stories import STORIES, settings_of
+from advantage.runs.progress import progress
+from advantage.runs.reader import RunReader
+from advantage.settings import resolve
+from advantage.trajectory import Rollout
+from advantage.views.contrasts import signed
+from advantage.views.curves import Band, band, interquartile_mean, stratified_bootstrap
+from advantage.views.html import number
+from advantage.views.picture import Panel, write_png
+from advantage.views.statistics import paired_difference
+
+NUMBERS = (1, 2, 4, 8, 16, 32, 64)
+STEPS_TIMED = 40_000
+TD = {"num_envs": 8, "num_steps": 32, "n_step": 5}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train.
+
+    Attributes:
+        about: in table and picture.
+        algorithm, settings: beside what all arms share.
+        patch: changes the algorithm, in the process of a run.
+    """
+
+    about: str
+    algorithm: str
+    settings: Mapping[str, Any]
+    patch: Callable[[], None] = lambda: None
+
+
+def standardized_targets() -> None:
+    """Has the TD critic learn targets of mean 0 and std 1 in every batch."""
+    credit = actor_critic_td.credit
+
+    def normalised(rollout: Rollout, now: Any) -> tuple[Tensor, Tensor]:
+        psi, targets = credit(rollout, now)
+        return psi, standardize(targets, rollout.mask)
+
+    actor_critic_td.credit = normalised
+
+
+STUDIES: dict[str, dict[str, Arm]] = {
+    "targets": {
+        "rewards": Arm("targets in units of reward", "actor_critic_td", TD),
+        "standardised": Arm("targets standardised in each batch", "actor_critic_td", TD, standardized_targets),
+    },
+    "norms": {  # a third arm belongs here as soon as networks have batch normalisation
+        "none": Arm("no normalisation", "a2c", {"num_envs": 8, "num_steps": 32, "gae_lambda": 0.95}),
+        "layer": Arm(
+            "layer normalisation", "a2c", {"num_envs": 8, "num_steps": 32, "gae_lambda": 0.95, "layer_norm": True}
+        ),
+    },
+}
+
+
+def main() -> None:
+    """Trains what is missing, then prints the table and draws."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", choices=("envs", *STUDIES))
+    parser.add_argument("--environment", default="CartPole-v1")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=100_000)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=Path("runs/ladder_studies"))
+    parser.add_argument("--picture", type=Path, help="a .png")
+    parser.add_argument("--child", nargs=2, metavar=("ARM", "SEED"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.child:
+        train(options, STUDIES[options.study][options.child[0]], options.child[0], int(options.child[1]))
+    elif options.study == "envs":
+        environments(options)
+    else:
+        beside(options)
+
+
+def shared(environment: str, arm: Arm) -> dict[str, Any]:
+    """An arm's settings in full: those of the five fixes beside its own."""
+    story = STORIES["five-fixes"]
+    rung = replace(story.rungs[0], algorithm=arm.algorithm, settings=arm.settings)
+    return settings_of(story, rung, environment)
+
+
+def train(options: argparse.Namespace, arm: Arm, name: str, seed: int) -> None:
+    """One run, in this process."""
+    arm.patch()
+    settings = {**shared(options.environment, arm), "steps": options.steps}
+    path = options.out / options.study / f"{name}-s{seed}"
+    advantage.train(arm.algorithm, options.environment, seed=seed, run_dir=path, quiet=True, **settings)
+
+
+def beside(options: argparse.Namespace) -> None:
+    """The arms of a study on the same seeds."""
+    arms, folder = STUDIES[options.study], options.out / options.study
+    common = ("--environment", options.environment, "--steps", str(options.steps), "--out", str(options.out))
+    jobs = [
+        Job(f"{name}-s{seed}", ("-m", "benchmarks.ladder_studies", options.study, *common, "--child", name, str(seed)))
+        for seed in range(options.seeds)
+        for name in arms
+        if not (folder / f"{name}-s{seed}").exists()
+    ]
+    if failed := work(jobs, options.workers, 0, progress(False)):
+        sys.exit("\n".join(f"{name}: {error}" for name, error in failed.items()))
+    found = {name: [of_run(folder / f"{name}-s{seed}") for seed in range(options.seeds)] for name in arms}
+    ends = {name: np.array([at_the_end(curve, options.steps) for curve in curves]) for name, curves in found.items()}
+    first = next(iter(arms))
+    print(
+        "| arm | return at the end of each seed | IQM, 95 % bootstrap | beside the first, paired | value loss, median |"
+    )
+    print("|---|---|---|---|---|")
+    for name, arm in arms.items():
+        losses = [np.nanmedian(loss(folder / f"{name}-s{seed}")) for seed in range(options.seeds)]
+        print(row(arm.about, ends[name], None if name == first else ends[first], float(np.median(losses))))
+    if options.picture:
+        bands = {arm.about: curve_band(found[name]) for name, arm in arms.items()}
+        panel = Panel(options.environment, "return, mean of 20 episodes", "environment steps", bands)
+        write_png([panel], f"IQM over {options.seeds} seeds, 95 % stratified bootstrap", options.picture)
+
+
+def of_run(path: Path) -> Any:
+    episodes = RunReader(path).episodes()
+    return score(episodes["return"], episodes["env_steps"])
+
+
+def loss(path: Path) -> Any:
+    return RunReader(path).metrics()["train/value_loss"]
+
+
+def curve_band(curves: Sequence[Any]) -> Band:
+    return band(curves, interquartile_mean, 2000, 0.95, np.random.default_rng(0), 100)
+
+
+def row(about: str, ends: Any, first: Any | None, value_loss: float) -> str:
+    """A line of the table."""
+    low, high = stratified_bootstrap([ends], interquartile_mean, 2000, 0.95, np.random.default_rng(0))
+    told = "–"
+    if first is not None and len(ends) > 1:
+        found = paired_difference(ends, first, 0.95)
+        told = f"{signed(round(found.difference, 1))} [{found.low:.1f}, {found.high:.1f}], p = {found.p_value:.2g}"
+    each = ", ".join(f"{end:.0f}" for end in ends)
+    iqm = f"{float(interquartile_mean(ends)):.0f} [{float(low):.0f}, {float(high):.0f}]"
+    return f"| {about} | {each} | {iqm} | {told} | {value_loss:.3g} |"
+
+
+def environments(options: argparse.Namespace) -> None:
+    """Noise of an update's gradient and speed, against the number of environments."""
+    noises = [noise_by_number(options, seed) for seed in range(options.seeds)]
+    print("| environments | noise variance/signal² of an update | noise scale, steps | steps/s | updates/s |")
+    print("|---|---|---|---|---|")
+    relative, speeds = {}, {}
+    for count in NUMBERS:
+        found = [by_number[count] for by_number in noises]
+        known = [noise for noise in found if noise.scale is not None]
+        relative[count] = [noise.scale / noise.steps for noise in known if noise.scale is not None]
+        scale = np.exp(np.mean([np.log(noise.scale) for noise in known if noise.scale is not None]))
+        speeds[count] = speed(options, count)
+        ratio = float(np.exp(np.mean(np.log(relative[count]))))
+        steps, updates = f"{speeds[count]:,.0f}", f"{speeds[count] / (32 * count):,.0f}"
+        print(f"| {count} | {ratio:.3g} | {number(float(f'{scale:.2g}'))} | {steps} | {updates} |")
+    if options.picture:
+        draw_environments(options, relative, speeds)
+
+
+def noise_by_number(options: argparse.Namespace, seed: int) -> dict[int, Noise]:
+    """Of A2C's estimates with so many environments of 32 steps, all on one policy: PPO's after 2 % of the budget."""
+    path = options.out / "envs" / f"reference-s{seed}"
+    if not path.exists():
+        story = STORIES["five-fixes"]
+        settings = settings_of(story, story.rungs[-1], options.environment) | {"steps": options.steps // 50}
+        advantage.train("ppo", options.environment, seed=seed, run_dir=path, quiet=True, **settings)
+    material = play(RunReader(path), ESTIMATES * max(NUMBERS), 32, seed)
+    found = {}
+    for count in NUMBERS:
+        now = resolve(advantage_a2c().Settings, shared(options.environment, a2c(count)))
+        gradients, steps = _gradients(advantage_a2c(), now, material, ESTIMATES)
+        found[count] = noise_of(gradients, steps, material.direction)
+    return found
+
+
+def a2c(count: int) -> Arm:
+    return Arm("", "a2c", {"num_envs": count, "num_steps": 32, "gae_lambda": 0.95})
+
+
+def advantage_a2c() -> Any:
+    from advantage.algorithms import a2c as own
+
+    return own
+
+
+def speed(options: argparse.Namespace, count: int) -> float:
+    """Environment steps a second of a whole training without its set-up, the median of three."""
+    found = []
+    for again in range(3):
+        path = options.out / "envs" / f"speed-{count}-{again}-{time.time_ns()}"
+        settings = {**shared(options.environment, a2c(count)), "steps": STEPS_TIMED, "log_kl": False}
+        run = advantage.train("a2c", options.environment, seed=again, run_dir=path, quiet=True, **settings)
+        metrics = run.metrics()
+        found.append(
+            (metrics["env_steps"][-1] - metrics["env_steps"][0]) / (metrics["wall_time"][-1] - metrics["wall_time"][0])
+        )
+    return float(np.median(found))
+
+
+def draw_environments(
+    options: argparse.Namespace, relative: Mapping[int, list[float]], speeds: Mapping[int, float]
+) -> None:
+    counts = np.array(NUMBERS, dtype=float)
+    centre = np.array([np.exp(np.mean(np.log(relative[count]))) for count in NUMBERS])
+    low, high = (np.array([of(relative[count]) for count in NUMBERS]) for of in (min, max))
+    nothing = np.full(len(counts), np.nan)
+    noise = {"one update": Band(counts, np.log2(centre), np.log2(low), np.log2(high), options.seeds)}
+    noise["as independent steps"] = Band(counts, np.log2(centre[0] / counts), nothing, nothing, 1)
+    speed_band = {"one update": Band(counts, np.array([*speeds.values()]), nothing, nothing, 1)}
+    panels = [
+        Panel(
+            "Noise of a gradient",
+            "log₂ of noise variance/signal² of an A2C update of 32 steps each",
+            "environments",
+            noise,
+        ),
+        Panel("Speed of training", "environment steps a second, one core", "environments", speed_band),
+    ]
+    caption = f"{options.environment}, one frozen policy a seed; geometric mean and range over {options.seeds} seeds"
+    write_png(panels, caption, options.picture)
+
+
+if __name__ == "__main__":
+    main()

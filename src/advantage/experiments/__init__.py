@@ -1,0 +1,1 @@
+"""Many runs that belong together: sweeps over settings, and the ladder of algorithms."""
