@@ -39,10 +39,6 @@ EPISODES = 100  # episodes in the running mean of the return, SB3's number
 PULSE = 1.0  # seconds between two commits of rows and two heartbeats
 
 
-class Tripped(RunFailed):
-    """A tripwire of level stop ended the run."""
-
-
 class LiveRun:
     """A run in progress; a context manager that leaves the directory in a true state however it is left.
 
