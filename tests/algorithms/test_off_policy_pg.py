@@ -92,9 +92,7 @@ def by_states_of(mdp: MDP, table: Table, states_of: np.ndarray, weight: np.ndarr
 def test_a_ratio_a_step_corrects_the_action_and_not_the_state() -> None:
     """Its own exact expectation has the states of μ (ERRATA 11); ∇J is elsewhere, and fails the same test."""
     mdp, table, uniform = process(1.0)
-    table.values.copy_(
-        torch.from_numpy(policy_values(mdp, table.policy))
-    )  # so that δ alone will do, of little variance
+    table.values.copy_(torch.from_numpy(policy_values(mdp, table.policy)))  # so that δ alone will do
     found = sampled(1.0, table, weights="step", gae_lambda=0.0)
     print(f"step: within {within(found, by_states_of(mdp, table, uniform, table.policy)):.1f} standard errors")
     with pytest.raises(AssertionError, match="standard errors"):
@@ -123,7 +121,7 @@ def test_without_correction_in_the_advantage_it_would_be_that_of_the_behaviour()
 
 def test_targets_of_the_critic_are_values_of_the_learner() -> None:
     """E_μ[V + c Â] = V^π at the first state of an episode, with no cap; returns as they came would be V^μ."""
-    mdp, table, uniform = process(0.9)
+    mdp, table, _ = process(0.9)
     now, blocks = off.Settings(**EXACT | {"gamma": 0.9}), []
     for block in range(BLOCKS):
         rollout = off.said_now(table, block_of(0.9, block))

@@ -161,7 +161,7 @@ def test_the_kl_is_half_d_f_d_and_its_error_shrinks_as_the_cube(seed: int) -> No
     errors = []
     for size in (0.04, 0.02, 0.01):
         measure.table.logits.data = origin + size * direction.view_as(origin)
-        errors.append(float(measure()[1] - size**2 * quadratic))
+        errors.append(float((measure()[1] - size**2 * quadratic).detach()))
     for larger, smaller in itertools.pairwise(errors):
         assert smaller / larger == pytest.approx(1 / 8, rel=0.1)
 
@@ -283,6 +283,14 @@ def test_a_bad_step_is_refused_and_a_shorter_good_one_taken(bad: str) -> None:
     assert tried == pytest.approx([full, full / 2, full / 4])
     assert moved == Moved(pytest.approx(0.3), pytest.approx(0.01), True, 1.0)
     assert float(theta.detach()) == pytest.approx(full / 4)
+
+
+def test_parameters_are_moved_where_they_lie() -> None:
+    """A resumed run has them at the beginnings of tensors of their own; elsewhere vectorised sums round otherwise."""
+    measure = exact(0)
+    before = measure.table.logits.data_ptr()
+    assert move([measure.table.logits], measure, search()).taken
+    assert measure.table.logits.data_ptr() == before
 
 
 @pytest.mark.parametrize("bad", BAD)
