@@ -27,7 +27,6 @@ else:
 PEERS_WORDS = {
     "actor_lr": "learning_rate",
     "alpha": "rms_alpha",
-    "batch_episodes": "episodes",
     "d_targ": "target_kl",
     "batch_size": "minibatch_size",
     "clip_coef": "eps_low and eps_high",

@@ -92,9 +92,7 @@ def by_states_of(mdp: MDP, table: Table, states_of: np.ndarray, weight: np.ndarr
 def test_a_ratio_a_step_corrects_the_action_and_not_the_state() -> None:
     """Its own exact expectation has the states of μ (ERRATA 11); ∇J is elsewhere, and fails the same test."""
     mdp, table, uniform = process(1.0)
-    table.values.copy_(
-        torch.from_numpy(policy_values(mdp, table.policy))
-    )  # so that δ alone will do, of little variance
+    table.values.copy_(torch.from_numpy(policy_values(mdp, table.policy)))  # so that δ alone will do
     found = sampled(1.0, table, weights="step", gae_lambda=0.0)
     print(f"step: within {within(found, by_states_of(mdp, table, uniform, table.policy)):.1f} standard errors")
     with pytest.raises(AssertionError, match="standard errors"):

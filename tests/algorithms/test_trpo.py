@@ -285,6 +285,14 @@ def test_a_bad_step_is_refused_and_a_shorter_good_one_taken(bad: str) -> None:
     assert float(theta.detach()) == pytest.approx(full / 4)
 
 
+def test_parameters_are_moved_where_they_lie() -> None:
+    """A resumed run has them at the beginnings of tensors of their own; elsewhere vectorised sums round otherwise."""
+    measure = exact(0)
+    before = measure.table.logits.data_ptr()
+    assert move([measure.table.logits], measure, search()).taken
+    assert measure.table.logits.data_ptr() == before
+
+
 @pytest.mark.parametrize("bad", BAD)
 def test_where_every_step_is_bad_nothing_has_moved(bad: str) -> None:
     theta, measure, tried = planted([BAD[bad]] * 4)

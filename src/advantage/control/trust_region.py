@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.utils import parameters_to_vector, vector_to_parameters
+from torch.nn.utils import parameters_to_vector
 
 from advantage.core import conjugate_gradient, fisher, line_search
 from advantage.core.trust_region import flat_gradient
@@ -57,15 +57,25 @@ def move(
     @torch.no_grad()
     def attempt(step: Tensor) -> bool:
         nonlocal reached
-        vector_to_parameters(origin + step, parameters)
+        _put(parameters, origin + step)
         there, far = measure()
         reached = float(there), float(far)
         return reached[0] > before and reached[1] <= now.target_kl  # of NaN neither is true
 
     if _walked(attempt, (2.0 * now.target_kl / curvature) ** 0.5 * direction, now):
         return Moved(*reached, True, norm)
-    vector_to_parameters(origin, parameters)
+    _put(parameters, origin)
     return Moved(before, 0.0, False, norm)
+
+
+@torch.no_grad()
+def _put(parameters: Sequence[Tensor], flat: Tensor) -> None:
+    """In place: as views of the flat vector they would lie elsewhere in memory than in a resumed run, and sums of
+    vectorised kernels differ by where their operands begin.
+    """
+    sizes = [parameter.numel() for parameter in parameters]
+    for parameter, part in zip(parameters, flat.split(sizes), strict=True):
+        parameter.copy_(part.view_as(parameter))
 
 
 def _walked(attempt: Callable[[Tensor], bool], step: Tensor, now: Any) -> bool:
