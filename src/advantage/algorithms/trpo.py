@@ -107,7 +107,7 @@ def train(target: Any, settings: Settings, run: LiveRun) -> None:
             rollout = collect(envs, policy, normalizer, bounds, settings.num_steps, run.rng("actions"))
         now = schedule(settings, update, rollout.steps, optimizer)
         with run.phase("update"):
-            advantages, returns = estimate(rollout, now.gamma, now.gae_lambda)
+            advantages, returns = estimate(rollout, now.gamma, now.gae_lambda, now.critic_target)
             data = Batch.of(rollout, advantages, returns).single_steps()
             moved = policy_step(policy, normalized(data, now), now, search_noise(policy, now, run))
             batches = minibatches(data, now.critic_epochs, now.minibatch_size, run.rng("minibatches"))
