@@ -71,7 +71,7 @@ def algorithms(options: argparse.Namespace) -> Answer:
     if options.stages:
         return cli_language.stages()
     rows = [{"name": name, "world": entry.world, "summary": entry.summary} for name, entry in ALGORITHMS.items()]
-    return {"algorithms": rows}, "\n".join(f"{row['name']:<14}{row['world']:<10}{row['summary']}" for row in rows)
+    return {"algorithms": rows}, "\n".join(f"{row['name']:<17}{row['world']:<10}{row['summary']}" for row in rows)
 
 
 def train(options: argparse.Namespace) -> Answer:
