@@ -33,6 +33,9 @@ class LanguageRun(MemoryRun):
         self.rollouts: list[Any] = []
         self.samples: list[list[Sample]] = []
 
+    def between(self, tidy: Callable[[], object]) -> None:
+        """Nothing is done between updates."""
+
     def updates(self, total: int) -> Iterator[Update]:
         for index in range(self.count):
             yield Update(index, index, total)
