@@ -30,12 +30,11 @@ from typing import Any
 
 MODEL = "smollm2-135m"
 NEVER_SAID = "<reponame>"
-STEPS = 4
 
 
 @dataclass(frozen=True)
 class Case:
-    """One kind of work: `prompt` and `answer` in tokens, `rows` examples (or prompts) a step."""
+    """One kind of work: `prompt` and `answer` in tokens, `rows` examples (or prompts) a step, n answers of a prompt."""
 
     what: str
     algorithm: str
@@ -43,16 +42,17 @@ class Case:
     prompt: int
     answer: int
     n: int = 1
+    steps: int = 4
 
 
 CASES = {
     "sampling": Case("sampling, 4 prompts × 8, 48 + 48 tokens", "sampling", 4, 48, 48, 8),
     "sampling-apart": Case("sampling, 32 prompts, 48 + 48 tokens", "sampling", 32, 48, 48),
     "grpo": Case("GRPO, 4 × 8, 48 + 48 tokens", "grpo", 4, 48, 48, 8),
-    "grpo-long": Case("GRPO, 4 × 8, 256 + 48 tokens", "grpo", 4, 256, 48, 8),
-    "dpo": Case("DPO, 8 pairs of 128 + 128 tokens", "dpo", 8, 128, 128),
-    "sft": Case("SFT, 8 × 512 tokens", "sft", 8, 64, 448),
-    "reward_model": Case("reward model, 8 pairs of 64 + 64 tokens", "reward_model", 8, 64, 64),
+    "grpo-long": Case("GRPO, 4 × 8, 256 + 48 tokens", "grpo", 4, 256, 48, 8, steps=2),
+    "dpo": Case("DPO, 8 pairs of 128 + 128 tokens", "dpo", 8, 128, 128, steps=3),
+    "sft": Case("SFT, 8 × 512 tokens", "sft", 8, 64, 448, steps=3),
+    "reward_model": Case("reward model, 8 pairs of 64 + 64 tokens", "reward_model", 8, 64, 64, steps=3),
 }
 
 
@@ -87,7 +87,7 @@ def write_data(case: Case, tokenizer: Any, path: Path) -> None:
     """Enough examples for every step, in TRL's columns, plain."""
     draw = words(tokenizer, 0)
     with path.open("w") as file:
-        for _ in range(case.rows * (STEPS + 1)):
+        for _ in range(case.rows * (case.steps + 1)):
             line = {"prompt": draw(case.prompt)}
             if case.algorithm in ("dpo", "reward_model"):
                 line |= {"chosen": draw(case.answer), "rejected": draw(case.answer)}
@@ -117,7 +117,7 @@ def ours(case: Case, folder: Path, data: Path) -> dict[str, Any]:
     if case.algorithm == "rlhf":
         chosen |= {"epochs": 1, "minibatch_size": None}
     run = advantage.train(
-        case.algorithm, str(folder), data=data, steps=STEPS, run_dir=data.parent / "run", quiet=True,
+        case.algorithm, str(folder), data=data, steps=case.steps, run_dir=data.parent / "run", quiet=True,
         checkpoint_every=1e9, **chosen,
     )  # fmt: skip
     table = run.metrics()
@@ -132,7 +132,7 @@ def our_sampling(case: Case, folder: Path, prompts: list[list[int]]) -> dict[str
     from advantage.language.sampler import TorchSampler
 
     sampler = TorchSampler(load_model(str(folder)), dtype=compute_dtype())
-    return {"seconds": timed(lambda: sampler.sample(prompts, case.n, max_tokens=case.answer))}
+    return {"seconds": timed(case, lambda: sampler.sample(prompts, case.n, max_tokens=case.answer))}
 
 
 # --- theirs ---
@@ -153,7 +153,7 @@ def their_sampling(case: Case, folder: Path, prompts: list[list[int]]) -> dict[s
         with torch.inference_mode():
             model.generate(rows, attention_mask=torch.ones_like(rows), do_sample=True, top_k=0, **length)
 
-    return {"seconds": timed(draw)}
+    return {"seconds": timed(case, draw)}
 
 
 def theirs(case: Case, folder: Path, data: Path) -> dict[str, Any]:
@@ -172,7 +172,7 @@ def theirs(case: Case, folder: Path, data: Path) -> dict[str, Any]:
 
     rows = [json.loads(line) for line in data.read_text().splitlines()]
     common: dict[str, Any] = {
-        "output_dir": str(data.parent / "trl"), "max_steps": STEPS, "per_device_train_batch_size": case.rows,
+        "output_dir": str(data.parent / "trl"), "max_steps": case.steps, "per_device_train_batch_size": case.rows,
         "learning_rate": 1e-6, "gradient_checkpointing": False, "bf16": compute_dtype() is not None,
         "report_to": [], "save_strategy": "no", "use_cpu": True, "disable_tqdm": True,
         "model_init_kwargs": {"dtype": "float32"},
@@ -200,10 +200,10 @@ def theirs(case: Case, folder: Path, data: Path) -> dict[str, Any]:
 # --- taking turns ---
 
 
-def timed(work: Any) -> list[float]:
+def timed(case: Case, work: Any) -> list[float]:
     """Seconds of each call behind the first."""
     found = []
-    for _ in range(STEPS):
+    for _ in range(case.steps):
         started = time.perf_counter()
         work()
         found.append(time.perf_counter() - started)
@@ -265,8 +265,8 @@ def beside(case: Case, folder: Path, pairs: int) -> str:
 def alone(folder: Path) -> None:
     """What is measured of ours alone: where the time goes, time against length, a critic's memory."""
     print("\n| GRPO, 4 × 8, 48 tokens of prompt | a step | generate | update |\n|---|---|---|---|")
-    for answer in (24, 48, 96, 192, 384):
-        found = measure("ours", Case("", "grpo", 4, 48, answer, 8), folder)
+    for answer in (24, 48, 96, 192):
+        found = measure("ours", Case("", "grpo", 4, 48, answer, 8, steps=3), folder)
         parts = " | ".join(f"{statistics.median(found['phases'][name]):.2f} s" for name in ("generate", "update"))
         print(f"| {answer} tokens of completion | {found['step']:.2f} s | {parts} |", flush=True)
     print("\n| one model, 32 completions of 48 + 48 tokens | a step | peak memory, MiB |\n|---|---|---|")
