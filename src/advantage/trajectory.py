@@ -246,7 +246,7 @@ class Evaluation:
         The loss of their mean would train them as one: what one of them overestimates another could make up for.
         """
         if self.ensemble is None:
-            return loss(self.values)  # type: ignore[arg-type]
+            return loss(self.values)
         return torch.stack([loss(values) for values in self.ensemble.unbind(-1)]).mean(0)
 
     def _mapped(self, function: Callable[[Tensor], Tensor]) -> Evaluation:
