@@ -159,21 +159,26 @@ def _lines(words: Sequence[str], checkout: Path) -> Iterator[str]:
     """
     interrupts = Interrupts()
     interrupts.install()
-    # A group of its own: Ctrl-C at the terminal reaches this process alone, which hands it on once.
-    child = subprocess.Popen(**_child(words, checkout), stdout=subprocess.PIPE, process_group=0)
     try:
-        assert child.stdout is not None
-        for line in child.stdout:
-            say(line.rstrip("\n"))
-            yield line
-        if code := child.wait():
-            raise RunFailed(f"benchmarks.{words[0]} ended with {code}; what it said stands above")
-    except BaseException as error:
-        if child.poll() is None:
-            os.killpg(child.pid, signal.SIGTERM)
-            child.wait()
-        if isinstance(error, KeyboardInterrupt):
-            raise Interrupted("stopped; finished runs are kept, the same command goes on from them") from error
-        raise
+        # A group of its own: Ctrl-C at the terminal reaches this process alone, which hands it on once.
+        with subprocess.Popen(**_child(words, checkout), stdout=subprocess.PIPE, process_group=0) as child:
+            try:
+                yield from _said(child)
+            except BaseException:
+                if child.poll() is None:
+                    os.killpg(child.pid, signal.SIGTERM)
+                raise
+        if child.returncode:
+            raise RunFailed(f"benchmarks.{words[0]} ended with {child.returncode}; what it said stands above")
+    except KeyboardInterrupt as error:
+        raise Interrupted("stopped; finished runs are kept, the same command goes on from them") from error
     finally:
         interrupts.remove()
+
+
+def _said(child: subprocess.Popen[str]) -> Iterator[str]:
+    assert child.stdout is not None
+    for line in child.stdout:
+        say(line.rstrip("\n"))
+        yield line
+    child.wait()
