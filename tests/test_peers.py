@@ -23,8 +23,7 @@ from stable_baselines3.dqn.policies import DQNPolicy
 from advantage.algorithms import ALGORITHMS, module
 from advantage.errors import UserError
 from advantage.planning import plan
-from advantage.settings import to_dict
-from benchmarks import peers, returns
+from benchmarks import peers, returns, speed
 from tests.algorithms import test_a2c_parity, test_ppo_parity, test_trpo_parity
 
 BUILT = [name for name in peers.PEERS if name in ALGORITHMS]
@@ -197,18 +196,45 @@ def test_a_child_trains_what_the_parent_planned(tmp_path: Path, monkeypatch: pyt
     assert heard == [("theirs", case, 3, tmp_path)]
 
 
-def test_their_process_gets_all_settings_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Through JSON: their memory is measured without our classes in it."""
-    from benchmarks import speed
+# What rl_zoo3 2.9.2 gives for the cases of the speed table, where their own default is another.
+ZOO: dict[str, dict[str, Any]] = {
+    "ppo CartPole-v1": {
+        "n_steps": 32, "batch_size": 256, "n_epochs": 20, "gamma": 0.98, "gae_lambda": 0.8,
+        "learning_rate": [1e-3, 3e-4, 0.0], "clip_range": [0.2, 0.06, 0.0],
+    },
+    "ppo LunarLander-v3": {
+        "n_steps": 1024, "batch_size": 64, "n_epochs": 4, "gamma": 0.999, "gae_lambda": 0.98, "ent_coef": 0.01,
+    },
+    "a2c CartPole-v1": {"use_rms_prop": False},  # and the same optimiser named in the policy
+    "trpo CartPole-v1": {
+        "n_steps": 512, "batch_size": 512, "cg_damping": 1e-3, "gae_lambda": 0.98, "n_critic_updates": 20,
+    },
+    "dqn CartPole-v1": {
+        "learning_rate": 2.3e-3, "batch_size": 64, "buffer_size": 100_000, "learning_starts": 1000, "gamma": 0.99,
+        "target_update_interval": 10, "train_freq": 256, "gradient_steps": 128, "exploration_fraction": 0.16,
+        "exploration_final_eps": 0.04,
+    },
+}  # fmt: skip
 
-    monkeypatch.setattr(
-        speed, "STEPS", {name: steps for name, steps in speed.STEPS.items() if name.split()[0] in BUILT}
-    )
-    for case in speed.STEPS:
-        given = speed.resolved(case)
-        settings = module(case.split()[0]).Settings(**given)
-        again = SimpleNamespace(**json.loads(json.dumps(given)))
-        name = case.split()[0]
-        mine, its = (peers.constructor(name, one) for one in (settings, again))
-        assert {key: plain(value) for key, value in mine.items()} == {key: plain(value) for key, value in its.items()}
-        assert to_dict(settings)["steps"] == speed.STEPS[case]
+
+@pytest.mark.parametrize("case", [case for case in speed.STEPS if case.split(maxsplit=1)[0] in BUILT])
+def test_speed_is_measured_with_the_settings_of_the_zoo(case: str) -> None:
+    algorithm = case.split(maxsplit=1)[0]
+    found = peers.constructor(algorithm, SimpleNamespace(**speed.resolved(case)))
+    policy = found.pop("policy_kwargs")
+    defaults = {name: parameter.default for name, parameter in parameters(library(algorithm)).items()}
+    assert {name: pytest.approx(plain(value)) for name, value in found.items()} == {
+        name: ZOO[case].get(name, defaults[name]) for name in found
+    }
+    assert policy["net_arch"] == ([256, 256] if algorithm == "dqn" else [64, 64])
+    assert policy["optimizer_kwargs"]["eps"] == (1e-8 if algorithm == "dqn" else 1e-5)
+
+
+@pytest.mark.parametrize("case", [case for case in speed.STEPS if case.split(maxsplit=1)[0] in BUILT])
+def test_their_process_gets_all_settings_of_ours(case: str) -> None:
+    """Through JSON: their memory is measured without our classes in it."""
+    algorithm, given = case.split(maxsplit=1)[0], speed.resolved(case)
+    again = SimpleNamespace(**json.loads(json.dumps(given)))
+    mine, its = (peers.constructor(algorithm, one) for one in (module(algorithm).Settings(**given), again))
+    assert {name: plain(value) for name, value in mine.items()} == {name: plain(value) for name, value in its.items()}
+    assert given["steps"] == speed.STEPS[case]
