@@ -150,7 +150,8 @@ def test_a_model_that_is_not_there(
 def test_the_checkout_is_that_of_the_package_or_the_current_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli_bench.find_checkout() == Path(__file__).resolve().parents[1]
+    own = Path(__file__).resolve().parents[1]
+    assert cli_bench.find_checkout() == own
     monkeypatch.setattr(cli_bench, "PACKAGE", tmp_path / "lib" / "site-packages")
     monkeypatch.chdir(tmp_path)
     assert main(["bench", "control"]) == 2
@@ -158,6 +159,8 @@ def test_the_checkout_is_that_of_the_package_or_the_current_folder(
     (tmp_path / "benchmarks").mkdir()
     (tmp_path / "benchmarks" / "returns.py").touch()
     assert cli_bench.find_checkout() == tmp_path
+    monkeypatch.setattr(cli_bench, "PACKAGE", own / "src")
+    assert cli_bench.find_checkout() == own
 
 
 def test_what_cannot_be_is_said_before_anything_is_measured(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -59,12 +59,12 @@ def bench(options: argparse.Namespace) -> Answer:
         from advantage.language.fetching import verified_smollm2
 
         verified_smollm2()
-        return _tables([("language", *options.cases, "--pairs", pairs)], checkout)
+        return {"tables": _tables([("language", *options.cases, "--pairs", pairs)], checkout)}, ""
     _try(("returns", *options.cases, *returns, "--dry-run"), checkout)
     out = _made(Path(options.out or "runs/bench"))
     speed = ("speed", "--pairs", pairs, *(["--cases", *options.cases] if options.cases else []))
-    found, text = _tables([speed, ("returns", *options.cases, *returns, "--out", str(out))], checkout)
-    return {**found, "out": out}, text  # type: ignore[dict-item]
+    tables = _tables([speed, ("returns", *options.cases, *returns, "--out", str(out))], checkout)
+    return {"tables": tables, "out": out}, ""
 
 
 def find_checkout() -> Path:
@@ -100,7 +100,7 @@ def _of_returns(options: argparse.Namespace) -> tuple[str, ...]:
 def _check_peers(world: str, peers: dict[str, str], checkout: Path) -> None:
     missing = [package for module, package in peers.items() if importlib.util.find_spec(module) is None]
     if missing:
-        raise UserError(f"bench {world} needs {' and '.join(missing)}: pip install '{checkout}[language,dev]'")
+        raise UserError(f"bench {world} needs {' and '.join(missing)}: pip install -e '{checkout}[dev]'")
 
 
 def _made(out: Path) -> Path:
@@ -134,7 +134,7 @@ def _try(words: Sequence[str], checkout: Path) -> None:
         raise UserError((tried.stderr.strip().splitlines() or [f"ended with {tried.returncode}"])[-1])
 
 
-def _tables(calls: Sequence[Sequence[str]], checkout: Path) -> Answer:
+def _tables(calls: Sequence[Sequence[str]], checkout: Path) -> list[dict[str, Any]]:
     """Runs benchmarks, prints their lines as they come, and gathers the tables in them."""
     tables: list[dict[str, Any]] = []
     for words in calls:
@@ -147,7 +147,7 @@ def _tables(calls: Sequence[Sequence[str]], checkout: Path) -> Answer:
                 tables.append({"head": cells[0], "rows": cells[2:]})
                 cells = []
         say("")
-    return {"tables": tables}, ""
+    return tables
 
 
 def _lines(words: Sequence[str], checkout: Path) -> Iterator[str]:
