@@ -49,7 +49,7 @@ def collect(
         with torch.inference_mode():
             envs.step(bounds.applied(policy.act(_tensors(envs.context, normalizer), None)))
     with in_memory(num_steps=num_steps, num_envs=envs.num_envs):
-        tape = _record(envs, policy, normalizer, bounds, num_steps, rng)
+        tape = record(envs, policy, normalizer, bounds, num_steps, rng)
         return _scored(tape, policy, normalizer)
 
 
@@ -74,9 +74,9 @@ def collect_episodes(
     owed = np.array([len(range(i, episodes, envs.num_envs)) for i in range(envs.num_envs)])
     envs.reset()
     normalizer.start()
-    tapes: list[_Tape] = []
+    tapes: list[Tape] = []
     while True:
-        tapes.append(_record(envs, policy, normalizer, bounds, _CHUNK, rng))
+        tapes.append(record(envs, policy, normalizer, bounds, _CHUNK, rng))
         ended = np.concatenate([tape.terminated | tape.truncated for tape in tapes])
         if (ended.sum(0) >= owed).all():
             break
@@ -95,7 +95,7 @@ _CHUNK = 64  # steps recorded between two looks at whether all quotas are met
 
 
 @dataclass
-class _Tape:
+class Tape:
     """What was seen, done and paid, time first: contexts of T + 1 moments, the rest of T."""
 
     context: Tree
@@ -108,15 +108,15 @@ class _Tape:
     first_step: int = 0
 
 
-def _record(
+def record(
     envs: Envs, policy: Policy, normalizer: Normalizer, bounds: Bounds, num_steps: int, rng: np.random.Generator
-) -> _Tape:
+) -> Tape:
     """Steps the environments; nothing is scored."""
     shape = (num_steps, envs.num_envs)
     noise = policy.noise(rng, shape)
     context = tree_map(lambda leaf: np.empty((num_steps + 1, *leaf.shape), leaf.dtype), envs.context)
     flags = [np.zeros(shape, bool) for _ in range(3)]
-    tape = _Tape(context, None, np.zeros(shape), flags[0], flags[1], flags[2], first_step=envs.steps)
+    tape = Tape(context, None, np.zeros(shape), flags[0], flags[1], flags[2], first_step=envs.steps)
     chosen = []
     with torch.inference_mode():
         for t in range(num_steps):
@@ -139,7 +139,7 @@ def _record(
     return tape
 
 
-def _so_far(tape: _Tape, chosen: list[Tree]) -> _Tape:
+def _so_far(tape: Tape, chosen: list[Tree]) -> Tape:
     """What is on a tape when a step fails: contexts and actions up to that step, rewards up to the one before."""
     seen = tree_map(lambda leaf: leaf[: len(chosen)], tape.context)
     return replace(tape, context=seen, actions=_stacked(chosen), rewards=tape.rewards[: len(chosen) - 1])
@@ -149,7 +149,7 @@ def _stacked(chosen: list[Tree]) -> Tree:
     return tree_map(lambda *leaves: torch.stack(leaves).numpy(), *chosen)
 
 
-def _scored(tape: _Tape, policy: Policy, normalizer: Normalizer) -> Rollout:
+def _scored(tape: Tape, policy: Policy, normalizer: Normalizer) -> Rollout:
     """The tape as a rollout: what the acting policy and critic say about all of it, in one call each."""
     raw = tape.context["observation"]
     seen = tape.context | {"observation": normalizer.observe(raw)}
@@ -177,7 +177,7 @@ def _scored(tape: _Tape, policy: Policy, normalizer: Normalizer) -> Rollout:
     )
 
 
-def _after(context: Tree, tape: _Tape, normalizer: Normalizer) -> Tree:
+def _after(context: Tree, tape: Tape, normalizer: Normalizer) -> Tree:
     """Contexts whose values follow the rollout: the last moment of every environment, then the final observations."""
     last = tree_map(lambda leaf: leaf[:, -1], context["observation"])
     if tape.finals:
@@ -204,13 +204,13 @@ def _cut_to_episodes(rollout: Rollout, starts: list[tuple[int, int, int]]) -> Ro
     )
 
 
-def _joined(tapes: list[_Tape]) -> _Tape:
+def _joined(tapes: list[Tape]) -> Tape:
     def of_moments(*leaves: Array) -> Array:
         return np.concatenate([*(leaf[:-1] for leaf in leaves), leaves[-1][-1:]])
 
     steps = np.cumsum([0] + [len(tape.rewards) for tape in tapes])
     finals = [(t + int(at), env, seen) for at, tape in zip(steps, tapes, strict=False) for t, env, seen in tape.finals]
-    return _Tape(
+    return Tape(
         context=tree_map(of_moments, *(tape.context for tape in tapes)),
         actions=tree_map(lambda *leaves: np.concatenate(leaves), *(tape.actions for tape in tapes)),
         rewards=np.concatenate([tape.rewards for tape in tapes]),
@@ -222,7 +222,7 @@ def _joined(tapes: list[_Tape]) -> _Tape:
     )
 
 
-def _check(tape: _Tape) -> None:
+def _check(tape: Tape) -> None:
     """Refuses what is not finite and names the first: what was seen comes before what was done, that before its pay."""
     paid = np.where(tape.mask[: len(tape.rewards)], tape.rewards, 0.0)
     found = []

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from advantage.control.distributions import Distribution
-from advantage.control.settings import Control
+from advantage.control.settings import Control, Environments
 from advantage.control.spaces import encoder_for, head_for
 from advantage.trajectory import Batch, Evaluation, Tree, tree_leaves, tree_map
 
@@ -26,8 +26,8 @@ class ActorCritic(nn.Module):
     def __init__(self, observation: gym.Space[Any], action: gym.Space[Any], settings: Control) -> None:
         super().__init__()
         self.encoder = encoder_for(observation, torch.get_default_dtype())
-        self.actor = _trunk(self.encoder.size, settings)
-        self.critic = self.actor if settings.share_trunk else _trunk(self.encoder.size, settings)
+        self.actor = trunk(self.encoder.size, settings)
+        self.critic = self.actor if settings.share_trunk else trunk(self.encoder.size, settings)
         features = settings.network[-1] if settings.network else self.encoder.size
         self.head = head_for(action, features, settings.log_std_init, settings.state_dependent_std)
         self.value_head = nn.Linear(features, 1)
@@ -84,7 +84,8 @@ def make_policy(observation: gym.Space[Any], action: gym.Space[Any], settings: C
         return ActorCritic(observation, action, settings)
 
 
-def _trunk(inputs: int, settings: Control) -> nn.Sequential:
+def trunk(inputs: int, settings: Environments) -> nn.Sequential:
+    """Hidden layers over that many inputs."""
     layers: list[nn.Module] = []
     for size in settings.network:
         layers.append(nn.Linear(inputs, size))

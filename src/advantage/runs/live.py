@@ -32,6 +32,7 @@ from advantage.runs.database import Database
 from advantage.runs.directory import RunDirectory
 from advantage.runs.interrupt import Interrupted, Interrupts
 from advantage.runs.progress import progress
+from advantage.runs.segments import Segments
 from advantage.runs.state import restore, snapshot
 from advantage.runs.streams import Streams
 from advantage.trajectory import Batch, Episode, Rollout, Sample
@@ -125,6 +126,7 @@ class LiveRun:
         self._checkpoint: checkpoint.Checkpoint | None = None
         self._opening = opening
         self._kept: dict[str, Any] = {}
+        self._segments = Segments(self.path / "checkpoints")
         self._evaluate: Callable[[], Mapping[str, float]] | None = None
         self._logged: _Logged | None = None
         self._tidies: list[Callable[[], object]] = []
@@ -157,8 +159,8 @@ class LiveRun:
     def keep(self, **things: Any) -> None:
         """Name what a resumed run needs, and restore it here when it is one.
 
-        A thing is a module, an optimiser, or has `state()` and `restore()`. Those called `policy` and `normalizer` go
-        into policy/ and best/ too.
+        A thing is a module, an optimiser, or has `state()` and `restore()`; what only grows has its rows written once
+        (`segments.Growing`). Those called `policy` and `normalizer` go into policy/ and best/ too.
         """
         for name, thing in things.items():
             if name in self._kept:
@@ -168,6 +170,7 @@ class LiveRun:
                 restore(thing, self._checkpoint.state(name))
                 for line in getattr(thing, "notes", ()):  # what could not be restored exactly, said by the thing itself
                     self.note("note", name, line)
+            self._segments.keep(name, thing, self._checkpoint.pieces(name) if self._checkpoint else {})
 
     def held_out(self, evaluate: Callable[[], Mapping[str, float]]) -> None:
         """Have `evaluate` called every `eval_every` steps and at the end; the best `eval/mean_reward` makes best/."""
@@ -338,7 +341,8 @@ class LiveRun:
                 saved.write_rollout(self.path / "rollout", data, self._about())
             saved.write_policy(self.path / "policy", states, self._about(), self._kept.get("policy"))
             folder = self.path / "checkpoints"
-            checkpoint.commit(folder, self.steps, states, run, machine.describe(), about, self._keep_checkpoints)
+            keep, pieces = self._keep_checkpoints, self._segments.extend()
+            checkpoint.commit(folder, self.steps, states, run, machine.describe(), about, keep, pieces)
         self._checkpointed = time.monotonic()
         if self._checkpoint_every:  # a large model's checkpoints take a tenth of the time at most
             self._pause = max(self._checkpoint_every, 9.0 * (self._checkpointed - started))
