@@ -27,6 +27,9 @@ class FlatAdam:
         learning_rate: α ≥ 0, changed by `param_groups[0]["lr"]` as in torch.
         eps: ε > 0.
 
+    Attributes:
+        steps: how many it has made.
+
     Source: Kingma & Ba 2015, algorithm 1.
     """
 
@@ -40,7 +43,7 @@ class FlatAdam:
             parameter.data = value.view_as(parameter)
             parameter.grad = gradient.view_as(parameter)
         self._first, self._second = torch.zeros_like(self._flat), torch.zeros_like(self._flat)
-        self._steps = 0
+        self.steps = 0
         self._eps = eps
         self.param_groups: list[dict[str, Any]] = [{"params": [self._flat], "lr": learning_rate}]
 
@@ -51,25 +54,25 @@ class FlatAdam:
     @torch.no_grad()
     def step(self) -> None:
         """One step down the gradients of the parameters."""
-        self._steps += 1
+        self.steps += 1
         self._first.lerp_(self._gradient, 1.0 - BETA_1)
         self._second.mul_(BETA_2).addcmul_(self._gradient, self._gradient, value=1.0 - BETA_2)
         # √(v/(1 − β₂ᵏ)) + ε is (√v + ε √(1 − β₂ᵏ)) / √(1 − β₂ᵏ): the correction moves into two numbers.
-        correction = math.sqrt(1.0 - BETA_2**self._steps)
+        correction = math.sqrt(1.0 - BETA_2**self.steps)
         divisor = self._second.sqrt().add_(self._eps * correction)
-        size = self.param_groups[0]["lr"] * correction / (1.0 - BETA_1**self._steps)
+        size = self.param_groups[0]["lr"] * correction / (1.0 - BETA_1**self.steps)
         self._flat.addcdiv_(self._first, divisor, value=-size)
 
     def state(self) -> dict[str, Any]:
         """Both moments by parameter name, the count of steps and the learning rate."""
-        state: dict[str, Any] = {"steps": self._steps, "learning_rate": self.param_groups[0]["lr"]}
+        state: dict[str, Any] = {"steps": self.steps, "learning_rate": self.param_groups[0]["lr"]}
         for kind, moments in (("exp_avg", self._first), ("exp_avg_sq", self._second)):
             state |= {f"{name}/{kind}": part for name, part in zip(self._sizes, self._split(moments), strict=True)}
         return state
 
     def restore(self, state: dict[str, Any]) -> None:
         """Takes back what `state` gave."""
-        self._steps = int(state["steps"])
+        self.steps = int(state["steps"])
         self.param_groups[0]["lr"] = float(state["learning_rate"])
         for kind, moments in (("exp_avg", self._first), ("exp_avg_sq", self._second)):
             moments.copy_(torch.cat([torch.as_tensor(state[f"{name}/{kind}"]).reshape(-1) for name in self._sizes]))

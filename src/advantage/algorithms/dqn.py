@@ -89,13 +89,13 @@ def train(target: Any, settings: Settings, run: LiveRun) -> None:
         taken, learnt, at = [], [], update
         while at.steps < min(update.steps + settings.log_every, update.total):
             with run.phase("collect"):
-                taken.append(explore(envs, network, normalizer, epsilon(settings, at, envs.num_envs), coins))
+                rates = epsilon(settings, at, envs.num_envs)
+                taken.append(explore(envs, network, normalizer, rates, coins))
                 replay.add(taken[-1])
             before, at = at, replace(at, steps=at.steps + taken[-1].count)
             now = schedule(settings, before, taken[-1].count, optimizer)
-            follow(
-                frozen, network, now.tau, at.steps // now.target_update_every - before.steps // now.target_update_every
-            )
+            due = at.steps // now.target_update_every - before.steps // now.target_update_every
+            follow(frozen, network, now.tau, due)
             if at.steps <= now.learning_starts or len(replay) == 0:
                 continue
             with run.phase("update"):
@@ -103,5 +103,6 @@ def train(target: Any, settings: Settings, run: LiveRun) -> None:
                 for drawn in replay.draw(count, now.minibatch_size, order, before.remaining):
                     learnt += learn(drawn, network, frozen, optimizer, replay, now)
         rollout = rollout_of(taken, network, normalizer)  # its moments take these steps in for the next update
-        run.log(q_statistics(rollout, learnt, replay.largest, now), rollout, envs.finished_episodes())
+        counted = {"rollout/exploration_rate": rates[-1], "train/n_updates": optimizer.steps}
+        run.log(counted | q_statistics(rollout, learnt, replay.largest, now), rollout, envs.finished_episodes())
     envs.close()

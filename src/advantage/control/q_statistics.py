@@ -34,7 +34,6 @@ def q_statistics(rollout: Rollout, steps: Sequence[Step], largest_reward: float,
     found = {
         "rollout/reward_mean": float(paid.mean()),
         "rollout/reward_std": float(paid.std(correction=0)),
-        "rollout/exploration_rate": float(rollout.context["explored"][rollout.mask].float().mean()),
         "train/learning_rate": now.learning_rate,
         "train/value_mean": float(values.mean()),
         "train/minibatches": float(len(steps)),

@@ -340,8 +340,7 @@ class LiveRun:
             if isinstance(data, Rollout):
                 saved.write_rollout(self.path / "rollout", data, self._about())
             saved.write_policy(self.path / "policy", states, self._about(), self._kept.get("policy"))
-            folder = self.path / "checkpoints"
-            keep, pieces = self._keep_checkpoints, self._segments.extend()
+            folder, keep, pieces = self.path / "checkpoints", self._keep_checkpoints, self._segments.extend()
             checkpoint.commit(folder, self.steps, states, run, machine.describe(), about, keep, pieces)
         self._checkpointed = time.monotonic()
         if self._checkpoint_every:  # a large model's checkpoints take a tenth of the time at most

@@ -62,7 +62,7 @@ def explain(
         rungs = rungs_of(run, algorithm, rollout, int(about["update"]), now, place)
     else:
         now = scheduled_settings(settings, about["steps"] - rollout.steps, total, rollout.steps)
-        rungs = _rungs_of(run, algorithm, rollout, now, place)
+        rungs = _rungs_in(run, algorithm, rollout, int(about["steps"]), now, place)
     return Ladder(str(run.path), int(about["update"]), *place, rungs)
 
 
@@ -82,6 +82,15 @@ def _place(rollout: Rollout, stream: int, step: int | None, world: str) -> Place
         told = f"its steps are 0 … {true - 1}" if true else "it was left out of the update: no reward, or cut"
         raise UserError(f"stream {stream}, step {step} is no token of the completion; {told}")
     return stream, step
+
+
+def _rungs_in(run: Run, algorithm: Any, rollout: Rollout, steps: int, now: Any, place: Place) -> list[Rung]:
+    """The ladder of an action, by what its algorithm learns."""
+    if rollout.logp_old is None:  # no policy: the values of actions
+        from advantage.views.explain_values import rungs_of
+
+        return rungs_of(run, algorithm, rollout, steps, now, place)
+    return _rungs_of(run, algorithm, rollout, now, place)
 
 
 def _rungs_of(run: Run, algorithm: Any, rollout: Rollout, now: Any, place: Place) -> list[Rung]:
