@@ -2,9 +2,10 @@
 
     python -m benchmarks.dqn_parts --picture docs/dqn_replay_target.png       # some minutes of one core
 
-Everything else is equal: settings, seeds, number of optimiser steps. Without a replay the buffer holds the newest
-minibatch alone, which is then learnt from once; without a target network the target is the network's own, as it was one
-optimiser step before. Runs are kept in --out; what is there is not done again.
+Everything else is equal: settings, seeds, minibatches, number of optimiser steps. Without a replay the buffer holds as
+many steps as a minibatch has, the newest ones: neighbours of one another. Without a target network the copy is renewed
+before every optimiser step, and the target is the network's own. Runs are kept in --out; what is there is not done
+again.
 """
 
 from __future__ import annotations

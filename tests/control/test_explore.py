@@ -36,9 +36,8 @@ def test_epsilon_is_a_line_and_1_before_learning() -> None:
     expected = np.interp(steps, [0, 100], [0.8, 0.2])
     expected[steps < 20] = 1.0
     assert np.allclose(found, expected)
-    assert (
-        epsilon(ValueBased(epsilon_fraction=0.0, learning_starts=0, epsilon_end=0.1), Update(0, 1, 9), 1) == 0.1
-    ).all()
+    at_once = ValueBased(epsilon_fraction=0.0, learning_starts=0, epsilon_end=0.1)
+    assert epsilon(at_once, Update(0, 1, 9), 1) == pytest.approx([0.1] * 4)
 
 
 @pytest.mark.parametrize("count", [1, 4])

@@ -102,8 +102,7 @@ def commit(
         raise
     durable.sync(folder)
     _prune(folder, step, keep)
-    if pieces:
-        _drop_segments(folder)
+    _drop_segments(folder)
     return target
 
 
@@ -161,12 +160,13 @@ def latest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove the drafts that a killed process left in a directory."""
+    """Remove what a killed process left in a directory: drafts, and segments that no checkpoint there names."""
     for path in folder.glob(".tmp-*"):
         if path.is_dir():
             shutil.rmtree(path)
         else:
             path.unlink()
+    _drop_segments(folder)
 
 
 def _write(draft: Path, body: dict[str, Any], states: Mapping[str, State]) -> None:
@@ -209,6 +209,8 @@ def _remove(path: Path) -> None:
 
 def _drop_segments(folder: Path) -> None:
     """Removes the pieces that no checkpoint names; none of them where one cannot say what it needs."""
+    if not (folder / segments.FOLDER).exists():
+        return
     needed: list[str] = []
     for _, path in found(folder):
         try:

@@ -6,7 +6,15 @@ from pathlib import Path
 from typing import Any
 
 FREE = ("micro_tokens", "micro_batch")  # change no result: a run that has begun may go on with another
-SIZES = ("batch_size", "num_generations", "max_completion_length", "minibatch_size", "num_envs", "num_steps")
+SIZES = (
+    "batch_size",
+    "num_generations",
+    "max_completion_length",
+    "minibatch_size",
+    "num_envs",
+    "num_steps",
+    "buffer_size",
+)
 
 
 def available() -> int | None:
