@@ -184,13 +184,13 @@ TABLE: dict[str, Any] = {
     ids=str,
 )
 def test_q_goes_to_its_optimum_on_a_table(variation: dict[str, Any]) -> None:
-    """One weight a state and action: where nothing is left to chance the largest error of Q* is below 0.05."""
+    """One weight a state and action: where nothing is left to chance the largest error of Q* is below 0.02."""
     world = Chain()
     run = trained(Chain, **TABLE | variation)
     right = optimum(world.P, world.R, TABLE["gamma"])
     worst = float(np.abs(values(run, np.arange(world.states - 1)) - right).max())
     print(f"{variation}: largest error {worst:.3f} of values that span {np.ptp(right):.2f}")
-    assert worst < 0.05 < 1.0 < np.ptp(right)
+    assert worst < 0.02 < 1.0 < np.ptp(right)
     assert any(rollout.truncated.any() for rollout in run.rollouts)
 
 
@@ -207,12 +207,12 @@ def counted(replay: Replay) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("variation", [{}, {"replay": "prioritized", "priority_beta": 1.0}], ids=str)
 def test_under_chance_q_goes_to_the_optimum_of_what_it_has_seen(variation: dict[str, Any]) -> None:
-    """The fixed point is Q* of the model that the replay's counts make: error below 0.1, without any of sampling."""
-    run = trained(lambda: Chain(certain=False), **TABLE | {"learning_rate": "lin_2e-2"} | variation)
+    """The fixed point is Q* of the model that the replay's counts make: error below 0.06, without any of sampling."""
+    run = trained(lambda: Chain(certain=False), **TABLE | {"steps": 4000, "learning_rate": "lin_2e-2"} | variation)
     P, R = counted(run.kept["replay"])
     worst = float(np.abs(values(run, np.arange(Chain.states - 1)) - optimum(P, R, TABLE["gamma"])).max())
     print(f"{variation}: largest error {worst:.3f}")
-    assert worst < 0.1
+    assert worst < 0.06
 
 
 def always(limit: int, how: str) -> Callable[[], gym.Env[Any, Any]]:
@@ -223,16 +223,16 @@ def always(limit: int, how: str) -> Callable[[], gym.Env[Any, Any]]:
 TRAP: dict[str, Any] = {
     "network": (),
     "gamma": 0.9,
-    "steps": 4000,
-    "learning_rate": "lin_1e-1",
+    "steps": 1500,
+    "learning_starts": 100,
+    "learning_rate": "lin_2e-1",
     "target_update_every": 20,
     "loss": "squared",
     "log_every": 1000,
 }
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("n_step", [1, 3])
+@pytest.mark.parametrize(("mode", "n_step"), [*((mode, 1) for mode in MODES), ("next_step", 3)])
 def test_a_time_limit_is_no_end(mode: str, n_step: int) -> None:
     """Reward 1 for ever is worth 1/(1 − γ) = 10, however often a limit cuts it off."""
     envs = SyncVectorEnv([always(5, "truncated")] * 2, autoreset_mode=AutoresetMode[mode.upper()])
@@ -276,10 +276,10 @@ def test_an_illegal_action_is_never_sent_nor_bootstrapped_from() -> None:
 
     run = Tempting()
     target = lambda: gym.wrappers.TimeLimit(Guarded([[1, 0, 1]], length=10**9), 5)  # noqa: E731
-    dqn.train(target, dqn.Settings(**SMALL | TRAP | {"epsilon_end": 0.5, "learning_rate": "lin_3e-1"}), run)  # type: ignore[arg-type]
+    dqn.train(target, dqn.Settings(**SMALL | TRAP | {"epsilon_end": 0.5, "learning_rate": "lin_1"}), run)  # type: ignore[arg-type]
     assert set(sent) == {0, 2}
     found = values(run, np.zeros((1, 1), np.float32))[0]
-    assert found[1] == 50.0 and found[[0, 2]] == pytest.approx(10 / (1 - 0.9 * 0.8), abs=0.7)
+    assert found[1] == 50.0 and found[[0, 2]] == pytest.approx(10 / (1 - 0.9 * 0.8), abs=1.0)
 
 
 # --- what a run says and keeps ---

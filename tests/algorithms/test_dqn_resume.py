@@ -30,7 +30,7 @@ SHARED = ["network=16", "buffer_size=1500", "learning_starts=200", "train_every=
 
 def command(case: str, run: Path) -> list[str]:
     shared = [word for pair in SHARED for word in ("--set", pair)]
-    options = [*shared, *CASES[case], "--steps", "6000", "--checkpoint-every", "0", "--quiet", "--seed", "3"]
+    options = [*shared, *CASES[case], "--steps", "4000", "--checkpoint-every", "0", "--quiet", "--seed", "3"]
     return [sys.executable, "-m", "advantage.cli", "train", "dqn", "CartPole-v1", *options, "--run-dir", str(run)]
 
 
@@ -70,6 +70,7 @@ def test_sigkill_and_resume_leave_identical_bytes(case: str, tmp_path: Path) -> 
     assert files(whole) == files(killed) and rows(whole) == rows(killed)
     one, other = remembered(whole), remembered(killed)
     assert one.keys() == other.keys() and len(one["rows/actions"]) == 1500
+    one.pop("envs/vector/action_space")  # a generator that nothing draws from and nobody seeds
     for name, value in one.items():
         assert np.array_equal(np.asarray(value), np.asarray(other[name])), name
 

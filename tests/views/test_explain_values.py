@@ -28,7 +28,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     path = tmp_path_factory.mktemp("explain") / "run"
     return advantage.train(
         "dqn", "CartPole-v1", seed=1, steps=900, run_dir=path, quiet=True, num_envs=2, gamma=GAMMA,
-        learning_starts=100, network=(16,), log_every=150, epsilon_end=0.3, train_every=5, target_update_every=100,
+        learning_starts=100, network=(16,), log_every=150, epsilon_end=0.7, train_every=5, target_update_every=100,
         **request.param,
     )  # fmt: skip
 
@@ -83,7 +83,7 @@ def test_it_can_be_read(run: advantage.Run, capsys: pytest.CaptureFixture[str]) 
     for command in ("explain", "report", "doctor"):
         assert main([command, str(run.path), "--json"]) == 0
     capsys.readouterr()
-    assert "largest |max_a Q" not in text and "Random actions" in (run.path / "report.html").read_text(encoding="utf-8")
+    assert "Random actions" in (run.path / "report.html").read_text(encoding="utf-8")
 
 
 def test_without_its_checkpoint_there_is_no_target(run: advantage.Run, tmp_path: Path) -> None:

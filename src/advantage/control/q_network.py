@@ -64,22 +64,25 @@ class QNetwork(nn.Module):
 
     def act(self, context: Tree, noise: Tensor | None) -> Tensor:
         """Actions (E,): argmax_a Q(s, a), or a random legal one where the noise (E, 2) says so."""
-        if noise is None:
-            return self(context).argmax(-1)
-        explores = noise[:, 0] < 0
-        if not explores.any():
-            return self(context).argmax(-1)
+        explores = None if noise is None else noise[:, 0] < 0
+        if noise is None or explores is None or not explores.any():
+            return self._greedy(context)
         random = self._random(context.get("action_mask"), noise[:, 1])
-        return random if explores.all() else torch.where(explores, random, self(context).argmax(-1))
+        return random if explores.all() else torch.where(explores, random, self._greedy(context))
 
     def value(self, context: Tree) -> Tensor:
         """V(s) = max_a Q(s, a) of contexts (N, …), as (N,)."""
-        return self(context).amax(-1)
+        values: Tensor = self(context).amax(-1)
+        return values
 
     def evaluate(self, batch: Batch) -> Evaluation:
         """max_a Q(s, a) of the batch's contexts, as values (rows, time)."""
         flat = tree_map(lambda leaf: leaf.flatten(0, 1), batch.context)
         return Evaluation(values=self.value(flat).view(batch.actions.shape[:2]))
+
+    def _greedy(self, context: Tree) -> Tensor:
+        chosen: Tensor = self(context).argmax(-1)
+        return chosen
 
     def _random(self, mask: Tensor | None, pick: Tensor) -> Tensor:
         """The action at this share (E,) in [0, 1) of the legal ones."""

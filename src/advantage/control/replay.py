@@ -84,7 +84,8 @@ class Replay:
     """
 
     def __init__(self, context: Tree, normalizer: Normalizer, settings: Any) -> None:
-        self.capacity, self.n_step, self.gamma = settings.buffer_size, settings.n_step, settings.gamma
+        self.capacity: int = settings.buffer_size
+        self.n_step, self.gamma = settings.n_step, settings.gamma
         self._normalizer = normalizer
         self.added, self.largest = 0, 0.0
         real = torch.zeros(0).numpy().dtype
