@@ -198,7 +198,7 @@ def test_state_and_rows_bring_it_back(kind: str, space: str) -> None:
         each.add(taken[0])
     assert again.span == replay.span and again.largest == replay.largest
     for one, other in zip(
-        replay.draw(3, 16, np.random.default_rng(0), 0.5), again.draw(3, 16, np.random.default_rng(0), 0.5), strict=True
+        replay.draw(3, np.random.default_rng(0), 0.5), again.draw(3, np.random.default_rng(0), 0.5), strict=True
     ):
         assert np.array_equal(one.index, other.index) and torch.equal(one.returns, other.returns)
         assert (one.weights is None) == (kind == "uniform")
@@ -216,7 +216,7 @@ def too_far(counts: np.ndarray, shares: np.ndarray) -> bool:
 
 
 def drawn(replay: Replay, count: int, remaining: float = 1.0) -> np.ndarray:
-    parts = [each.index for each in replay.draw(count, 64, np.random.default_rng(0), remaining)]
+    parts = [each.index for each in replay.draw(count, np.random.default_rng(0), remaining)]
     return np.bincount(np.concatenate(parts), minlength=len(replay))
 
 
@@ -242,13 +242,14 @@ def test_priorities_are_probabilities_and_weights_undo_them(alpha: float) -> Non
     assert np.abs(counts - counts.sum() * shares)[~seldom].max() < 3.9 * np.sqrt(counts.sum() * shares).max()
     assert not too_far(counts[~seldom], shares[~seldom] / shares[~seldom].sum())
     for remaining, beta in ((1.0, 0.4), (0.5, 0.7), (0.0, 1.0)):
-        (batch,) = replay.draw(1, 64, np.random.default_rng(1), remaining)
+        (batch,) = replay.draw(1, np.random.default_rng(1), remaining)
         assert batch.weights is not None
         expected = (len(replay) * shares[batch.index]) ** -beta
         assert np.allclose(batch.weights, expected / expected.max(), rtol=1e-5)
         assert batch.weights.max() == 1.0
     # At β = 1 the weighted mean over draws is the plain mean over all rows, up to the scale of the weights.
-    (batch,) = replay.draw(1, 50_000, np.random.default_rng(2), 0.0)
+    replay.size = 50_000
+    (batch,) = replay.draw(1, np.random.default_rng(2), 0.0)
     value = replay.rows["returns"][batch.index]
     weights = batch.weights.numpy()
     estimate, plain = (weights * value).sum() / weights.sum(), replay.rows["returns"][: len(replay)].mean()
@@ -272,7 +273,7 @@ def test_new_ones_have_the_greatest_priority_yet() -> None:
 def test_what_is_not_there_is_never_drawn() -> None:
     for kind in ("uniform", "prioritized"):
         replay, *_ = filled([1], count=1, replay=kind, buffer_size=1000)
-        for batch in replay.draw(20, 64, np.random.default_rng(0), 1.0):
+        for batch in replay.draw(20, np.random.default_rng(0), 1.0):
             assert batch.index.max() < len(replay) == 1
 
 
@@ -309,7 +310,7 @@ def test_observations_are_kept_raw_and_seen_normalised() -> None:
     replay, _, taken, envs = filled([30], normalize_observations=True)
     network = make_q_network(envs.spaces.observation, envs.spaces.action, Setup(), 0)
     rollout_of(taken, network, replay._normalizer)  # its moments take the steps in
-    (batch,) = replay.draw(1, 200, np.random.default_rng(0), 1.0)
+    (batch,) = replay.draw(1, np.random.default_rng(0), 1.0)
     raw = replay.rows["context"]["observation"][batch.index]
     assert np.allclose(batch.context["observation"], replay._normalizer.observe(raw))
     assert not np.allclose(batch.context["observation"], raw)
@@ -342,3 +343,16 @@ def test_scripted_observations_name_what_followed() -> None:
         seen, after = (tree["observation"][keep, 0] for tree in (steps.context, steps.following))
         assert np.array_equal(after, seen + np.array([0, 1]))
         assert steps.count == envs.steps
+
+
+def test_minibatches_come_together_only_where_none_changes_the_next() -> None:
+    for settings, rows in (({}, {512, 1024}), ({"double": True}, {64}), ({"replay": "prioritized"}, {64})):
+        replay, *_ = filled([20], **settings)
+        drawn_together = list(replay.draw(24, np.random.default_rng(0), 1.0))
+        assert {len(each.index) for each in drawn_together} == rows
+        assert sum(len(list(each.split(64))) for each in drawn_together) == 24
+    batches = [
+        part.index for each in filled([20])[0].draw(24, np.random.default_rng(0), 1.0) for part in each.split(64)
+    ]
+    alone = [each.index for each in filled([20], double=True)[0].draw(24, np.random.default_rng(0), 1.0)]
+    assert np.array_equal(batches, alone)  # the same rows either way

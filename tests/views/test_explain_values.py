@@ -83,7 +83,7 @@ def test_it_can_be_read(run: advantage.Run, capsys: pytest.CaptureFixture[str]) 
     for command in ("explain", "report", "doctor"):
         assert main([command, str(run.path), "--json"]) == 0
     capsys.readouterr()
-    assert "Random actions" in (run.path / "report.html").read_text(encoding="utf-8")
+    assert "TD error" in (run.path / "report.html").read_text(encoding="utf-8")
 
 
 def test_without_its_checkpoint_there_is_no_target(run: advantage.Run, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import smooth_l1_loss
 
-from advantage.adam import FlatAdam
+from advantage.adam import FusedAdam
 from advantage.control.explore import epsilon, explore, rollout_of
 from advantage.control.q_network import QNetwork, follow
 from advantage.control.q_statistics import Step, q_statistics
@@ -32,7 +32,6 @@ from advantage.update import Optimizer, descend, schedule
 class Settings(ValueBased):
     """DQN's own settings, beside those of all that learns action values from a replay."""
 
-    double: bool = setting(False, "the network chooses the next action, the target network values it")
     loss: str = setting("huber", "of δ: ½δ² up to |δ| = 1, |δ| − ½ beyond; or ½δ²", choices=("huber", "squared"))
     target_update_every: int = setting(500, "steps between two updates of the target network", unit="steps", low=1)
     tau: float = setting(1.0, "share of the network in such an update: 1 copies it, less averages", above=0, high=1)
@@ -47,27 +46,26 @@ class Settings(ValueBased):
 
 def objective(q: Tensor, y: Tensor, weights: Tensor | None, now: Settings) -> Tensor:
     """L = E[w ℓ(y − Q(s, a))], minimised; w = 1 where every transition is as likely to be drawn."""
-    losses = smooth_l1_loss(q, y, reduction="none") if now.loss == "huber" else value_loss(q, y)
-    return (losses if weights is None else weights * losses).mean()
+    if weights is None:
+        return smooth_l1_loss(q, y) if now.loss == "huber" else value_loss(q, y).mean()
+    return (weights * (smooth_l1_loss(q, y, reduction="none") if now.loss == "huber" else value_loss(q, y))).mean()
 
 
-def targets(batch: Transitions, network: QNetwork, next_q: Tensor, now: Settings) -> Tensor:
+@torch.no_grad()
+def targets(drawn: Transitions, network: QNetwork, frozen: QNetwork, now: Settings) -> Tensor:
     """y = R + γ_t max_a Q̄(s', a), Q̄ the target network;   double: R + γ_t Q̄(s', argmax_a Q(s', a))."""
-    if not now.double:
-        return q_learning_target(batch.returns, batch.discounts, next_q)
-    with torch.no_grad():
-        return double_q_target(batch.returns, batch.discounts, network(batch.following), next_q)
+    next_q = frozen(drawn.following)
+    if now.double:
+        return double_q_target(drawn.returns, drawn.discounts, network(drawn.following), next_q)
+    return q_learning_target(drawn.returns, drawn.discounts, next_q)
 
 
 def learn(
     drawn: Transitions, network: QNetwork, frozen: QNetwork, optimizer: Optimizer, replay: Replay, now: Settings
 ) -> list[Step]:
-    """An optimiser step down the loss for each minibatch."""
-    steps = []
-    with torch.no_grad():
-        following = frozen(drawn.following)  # it stands still meanwhile: one call for all that were drawn together
-    for batch, next_q in zip(drawn.split(now.minibatch_size), following.split(now.minibatch_size), strict=True):
-        y = targets(batch, network, next_q, now)
+    """An optimiser step down the loss for each minibatch of what was drawn together."""
+    steps, size = [], now.minibatch_size
+    for batch, y in zip(drawn.split(size), targets(drawn, network, frozen, now).split(size), strict=True):
         q = network(batch.context).gather(-1, batch.actions.unsqueeze(-1)).squeeze(-1)
         loss = objective(q, y, batch.weights, now)
         norm = descend(optimizer, loss, now.max_grad_norm)
@@ -80,7 +78,7 @@ def train(target: Any, settings: Settings, run: LiveRun) -> None:
     """Trains on an environment until its budget of steps is spent."""
     envs, network, normalizer = prepare(target, settings, run)
     frozen = deepcopy(network).requires_grad_(False)
-    optimizer = FlatAdam(network, scheduled(settings.learning_rate, 1.0), settings.adam_eps)
+    optimizer = FusedAdam(network, scheduled(settings.learning_rate, 1.0), settings.adam_eps)
     replay = make_replay(envs.context, normalizer, settings)
     run.keep(envs=envs, policy=network, target=frozen, normalizer=normalizer, optimizer=optimizer, replay=replay)
 
@@ -100,7 +98,7 @@ def train(target: Any, settings: Settings, run: LiveRun) -> None:
                 continue
             with run.phase("update"):
                 count = now.gradient_steps or taken[-1].count
-                for drawn in replay.draw(count, now.minibatch_size, order, before.remaining):
+                for drawn in replay.draw(count, order, before.remaining):
                     learnt += learn(drawn, network, frozen, optimizer, replay, now)
         rollout = rollout_of(taken, network, normalizer)  # its moments take these steps in for the next update
         counted = {"rollout/exploration_rate": rates[-1], "train/n_updates": optimizer.steps}

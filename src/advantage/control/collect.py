@@ -49,7 +49,7 @@ def collect(
         with torch.inference_mode():
             envs.step(bounds.applied(policy.act(_tensors(envs.context, normalizer), None)))
     with in_memory(num_steps=num_steps, num_envs=envs.num_envs):
-        tape = record(envs, policy, normalizer, bounds, num_steps, rng)
+        tape = _record(envs, policy, normalizer, bounds, num_steps, rng)
         return _scored(tape, policy, normalizer)
 
 
@@ -76,7 +76,7 @@ def collect_episodes(
     normalizer.start()
     tapes: list[Tape] = []
     while True:
-        tapes.append(record(envs, policy, normalizer, bounds, _CHUNK, rng))
+        tapes.append(_record(envs, policy, normalizer, bounds, _CHUNK, rng))
         ended = np.concatenate([tape.terminated | tape.truncated for tape in tapes])
         if (ended.sum(0) >= owed).all():
             break
@@ -108,7 +108,7 @@ class Tape:
     first_step: int = 0
 
 
-def record(
+def _record(
     envs: Envs, policy: Policy, normalizer: Normalizer, bounds: Bounds, num_steps: int, rng: np.random.Generator
 ) -> Tape:
     """Steps the environments; nothing is scored."""
@@ -121,21 +121,21 @@ def record(
     with torch.inference_mode():
         for t in range(num_steps):
             seen = envs.context
-            _write(context, t, seen)
+            write(context, t, seen)
             tape.mask[t] = ~envs.resetting
             raw = policy.act(_tensors(seen, normalizer), noise[t])
             chosen.append(raw)
             try:
                 step = envs.step(bounds.applied(raw))
             except RunFailed:
-                _check(_so_far(tape, chosen))  # a NaN that was sent is named before the crash that it caused
+                check(_so_far(tape, chosen))  # a NaN that was sent is named before the crash that it caused
                 raise
             tape.rewards[t], tape.terminated[t], tape.truncated[t] = step.rewards, step.terminated, step.truncated
             for env, observation in step.final.items():
                 tape.finals.append((t, env, observation))
-        _write(context, num_steps, envs.context)
+        write(context, num_steps, envs.context)
         tape.actions = _stacked(chosen)
-    _check(tape)
+    check(tape)
     return tape
 
 
@@ -222,7 +222,7 @@ def _joined(tapes: list[Tape]) -> Tape:
     )
 
 
-def _check(tape: Tape) -> None:
+def check(tape: Tape) -> None:
     """Refuses what is not finite and names the first: what was seen comes before what was done, that before its pay."""
     paid = np.where(tape.mask[: len(tape.rewards)], tape.rewards, 0.0)
     found = []
@@ -242,13 +242,14 @@ def _check(tape: Tape) -> None:
         check_finite(name, row, tape.first_step + int(tape.mask[:t].sum()))
 
 
-def _write(tape: Tree, t: int, seen: Tree) -> None:
+def write(tape: Tree, t: int, seen: Tree) -> None:
+    """Puts what is seen in its place of what is kept."""
     if isinstance(tape, dict):
         for key, branch in tape.items():
-            _write(branch, t, seen[key])
+            write(branch, t, seen[key])
     elif isinstance(tape, tuple):
         for branch, leaf in zip(tape, seen, strict=True):
-            _write(branch, t, leaf)
+            write(branch, t, leaf)
     else:
         tape[t] = seen
 

@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from advantage.control.actions import Bounds
-from advantage.control.collect import Tape, record
+from advantage.control.collect import Tape, check, write
 from advantage.control.environments import Envs
 from advantage.control.failures import in_memory
 from advantage.control.normalization import Normalizer
@@ -70,9 +69,11 @@ def explore(envs: Envs, network: QNetwork, normalizer: Normalizer, epsilon: Arra
     """
     if envs.resetting.all():  # or a single step would be none
         envs.step(np.zeros(envs.num_envs, np.int64))
-    acting = _EpsilonGreedy(network, epsilon)
+    noise = network.noise(rng, (len(epsilon), envs.num_envs), epsilon[:, None])
+    explored = (noise[..., 0] < 0).numpy()
     with in_memory(train_every=len(epsilon), num_envs=envs.num_envs):
-        tape = record(envs, acting, normalizer, Bounds(envs.spaces.action, "clip"), len(epsilon), rng)  # type: ignore[arg-type]
+        tape = _act(envs, network, normalizer, noise, explored.any(1).tolist())
+        check(tape)
         return Steps(
             context=tree_map(lambda leaf: leaf[:-1], tape.context),
             actions=tape.actions,
@@ -81,7 +82,7 @@ def explore(envs: Envs, network: QNetwork, normalizer: Normalizer, epsilon: Arra
             truncated=tape.truncated,
             mask=tape.mask,
             following=_following(tape),
-            explored=acting.explored,
+            explored=explored,
         )
 
 
@@ -129,16 +130,23 @@ def seen_through(normalizer: Normalizer, context: Tree) -> Tree:
     return tree_map(torch.from_numpy, context)
 
 
-class _EpsilonGreedy:
-    """The network as a policy whose ε is another one at every step."""
-
-    def __init__(self, network: QNetwork, epsilon: Array) -> None:
-        self.network, self.epsilon, self.act = network, epsilon[:, None], network.act
-
-    def noise(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Tensor:
-        drawn = self.network.noise(rng, shape, self.epsilon)
-        self.explored = (drawn[..., 0] < 0).numpy()
-        return drawn
+def _act(envs: Envs, network: QNetwork, normalizer: Normalizer, noise: Tensor, explores: list[bool]) -> Tape:
+    """Steps the environments. One of them costs a few microseconds, so that nothing is made that is not needed."""
+    shape = tuple(noise.shape[:2])
+    context = tree_map(lambda leaf: np.empty((shape[0] + 1, *leaf.shape), leaf.dtype), envs.context)
+    flags = [np.zeros(shape, bool) for _ in range(3)]
+    tape = Tape(context, np.zeros(shape, np.int64), np.zeros(shape), *flags, first_step=envs.steps)
+    with torch.inference_mode():
+        for t, random in enumerate(explores):
+            seen = envs.context
+            write(context, t, seen)
+            tape.mask[t] = ~envs.resetting
+            tape.actions[t] = network.act(seen_through(normalizer, seen), noise[t] if random else None).numpy()
+            step = envs.step(tape.actions[t])
+            tape.rewards[t], tape.terminated[t], tape.truncated[t] = step.rewards, step.terminated, step.truncated
+            tape.finals += [(t, env, observation) for env, observation in step.final.items()]
+    write(context, shape[0], envs.context)
+    return tape
 
 
 def _following(tape: Tape) -> Tree:
@@ -148,14 +156,10 @@ def _following(tape: Tape) -> Tree:
     """
     following = tree_map(lambda leaf: leaf[1:].copy(), tape.context)
     for t, env, observation in tape.finals:
-        _put(following["observation"], (t, env), observation)
+        tree_map(lambda leaf, last: leaf.__setitem__((t, env), last), following["observation"], observation)  # noqa: B023
     if "action_mask" in following:
         following["action_mask"][tape.truncated] = True
     return following
-
-
-def _put(tree: Tree, place: tuple[int, int], value: Tree) -> None:
-    tree_map(lambda leaf, new: leaf.__setitem__(place, new), tree, value)
 
 
 def _valued(context: Tree, network: QNetwork, normalizer: Normalizer) -> Tensor:

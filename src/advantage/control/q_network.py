@@ -64,9 +64,9 @@ class QNetwork(nn.Module):
 
     def act(self, context: Tree, noise: Tensor | None) -> Tensor:
         """Actions (E,): argmax_a Q(s, a), or a random legal one where the noise (E, 2) says so."""
-        explores = None if noise is None else noise[:, 0] < 0
-        if noise is None or explores is None or not explores.any():
+        if noise is None:
             return self._greedy(context)
+        explores = noise[:, 0] < 0
         random = self._random(context.get("action_mask"), noise[:, 1])
         return random if explores.all() else torch.where(explores, random, self._greedy(context))
 

@@ -26,7 +26,7 @@ from advantage.runs import memory, tensors
 from advantage.trajectory import Tree, tree_leaves, tree_map
 
 Array = np.ndarray[Any, Any]
-GROUP = 1024  # rows drawn at once: more fit in no cache, fewer cost calls
+TOGETHER = 1024  # rows drawn together: more fit in no cache, fewer cost calls
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Replay:
     Args:
         context: of the environments, (E, …): what an observation looks like. Observations are kept as they came.
         normalizer: what the network sees those that are drawn through.
-        settings: with `buffer_size`, `n_step` and `gamma`.
+        settings: with `buffer_size`, `minibatch_size`, `n_step`, `gamma` and `double`.
 
     Attributes:
         added: transitions so far, those that were overwritten included.
@@ -85,7 +85,8 @@ class Replay:
 
     def __init__(self, context: Tree, normalizer: Normalizer, settings: Any) -> None:
         self.capacity: int = settings.buffer_size
-        self.n_step, self.gamma = settings.n_step, settings.gamma
+        self.size, self.n_step, self.gamma = settings.minibatch_size, settings.n_step, settings.gamma
+        self._alone = settings.double  # the network of each minibatch chooses the actions that its targets value
         self._normalizer = normalizer
         self.added, self.largest = 0, 0.0
         real = torch.zeros(0).numpy().dtype
@@ -129,17 +130,16 @@ class Replay:
             tail = slice(max(0, len(steps.mask) - self.n_step + 1), None)
             self._open = _cut(steps, tail, steps.mask & ~whole)
 
-    def draw(self, count: int, size: int, rng: np.random.Generator, remaining: float) -> Iterator[Transitions]:
-        """Minibatches with replacement, several together.
+    def draw(self, count: int, rng: np.random.Generator, remaining: float) -> Iterator[Transitions]:
+        """Minibatches with replacement, several together where nothing that is learnt from one changes another.
 
         Args:
             count: how many, ≥ 1.
-            size: rows of each.
             rng: decides which.
             remaining: share of the run that is still to come; of no meaning where all are as likely.
         """
-        index = rng.integers(len(self), size=(count, size))
-        together = max(1, GROUP // size)
+        index = rng.integers(len(self), size=(count, self.size))
+        together = 1 if self._alone else max(1, TOGETHER // self.size)
         for first in range(0, count, together):
             yield self._taken(index[first : first + together].reshape(-1))
 
@@ -211,14 +211,14 @@ class PrioritizedReplay(Replay):
         self._alpha, self._beta, self._greatest = settings.priority_alpha, settings.priority_beta, 1.0
         self._tree = SumTree(self.capacity)
 
-    def draw(self, count: int, size: int, rng: np.random.Generator, remaining: float) -> Iterator[Transitions]:
+    def draw(self, count: int, rng: np.random.Generator, remaining: float) -> Iterator[Transitions]:
         """As a replay's, one minibatch at a time: each may change the priorities of the next.
 
         β rises in a line to 1 at the end, where it undoes the preference in full.
         """
         beta = 1.0 - (1.0 - self._beta) * remaining
         for _ in range(count):
-            index = self._tree.find((np.arange(size) + rng.random(size)) / size)
+            index = self._tree.find((np.arange(self.size) + rng.random(self.size)) / self.size)
             weights = (len(self) * self._tree.share(index)) ** -beta
             yield self._taken(index, torch.from_numpy(weights / weights.max()).to(torch.get_default_dtype()))
 

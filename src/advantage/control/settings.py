@@ -50,6 +50,7 @@ class ValueBased(Environments):
     adam_eps: float = setting(1e-8, "ε in Adam's divisor", above=0)
     max_grad_norm: float = setting(10.0, "bound on the gradient's global norm", above=0)
     activation: str = setting("relu", "nonlinearity between layers", choices=("tanh", "relu", "silu"))
+    double: bool = setting(False, "the network chooses the next action, the target network values it")
     dueling: bool = setting(False, "V(s) and the advantages of the actions as two heads (Wang et al. 2016)")
     epsilon_start: float = setting(1.0, "share of random actions at the start", low=0, high=1)
     epsilon_end: float = setting(

@@ -32,7 +32,7 @@ def rungs_of(run: Run, algorithm: Any, rollout: Rollout, step: int, now: Any, pl
     batch, end = _transitions(run, rollout, now)
     with torch.no_grad():
         next_q = _all(frozen, batch.following)
-        y = algorithm.targets(batch, lambda context: _all(network, context), next_q, now)
+        y = algorithm.targets(batch, lambda context: _all(network, context), lambda _: next_q, now)
         q = _all(network, batch.context)
     action = int(rollout.actions[place])
     ends = "terminated" if rollout.terminated[place] else "truncated" if rollout.truncated[place] else "goes on"
