@@ -23,7 +23,10 @@ from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
-STEPS = {"ppo CartPole-v1": 50_000, "ppo LunarLander-v3": 81_920, "a2c CartPole-v1": 50_000, "trpo CartPole-v1": 50_000}
+STEPS = {
+    "ppo CartPole-v1": 50_000, "ppo LunarLander-v3": 81_920, "a2c CartPole-v1": 50_000, "trpo CartPole-v1": 50_000,
+    "dqn CartPole-v1": 12_000,
+}  # fmt: skip
 OURS: dict[str, dict[str, Any]] = {  # the zoo's settings where the tuned ones are others
     "ppo CartPole-v1": {"num_steps": 32, "minibatch_size": 256, "epochs": 20},
     "ppo LunarLander-v3": {},
@@ -32,7 +35,9 @@ OURS: dict[str, dict[str, Any]] = {  # the zoo's settings where the tuned ones a
         "optimizer": "rmsprop", "normalize_advantages": False,
     },
     "trpo CartPole-v1": {"num_envs": 2, "num_steps": 512, "gamma": 0.99, "gae_lambda": 0.98},
+    "dqn CartPole-v1": {"learning_rate": 2.3e-3},
 }  # fmt: skip
+WARM = {"dqn": 1_536}  # steps behind which it is timed: DQN's first ones learn nothing
 
 
 def ours(case: str, steps: int) -> float:
@@ -43,14 +48,15 @@ def ours(case: str, steps: int) -> float:
         path = f"{folder}/run"
         run = advantage.train(*case.split(), steps=steps, run_dir=path, quiet=True, **OURS[case])
         steps_done, seconds = run.metrics()["env_steps"], run.metrics()["wall_time"]
-        return float((steps_done[-1] - steps_done[0]) / (seconds[-1] - seconds[0]))
+        first = int((steps_done < WARM.get(case.split(maxsplit=1)[0], 0)).sum())
+        return float((steps_done[-1] - steps_done[first]) / (seconds[-1] - seconds[first]))
 
 
 def theirs(case: str, steps: int) -> float:
     """Steps per second of Stable-Baselines3 with the zoo's settings."""
     import torch
     from sb3_contrib import TRPO
-    from stable_baselines3 import A2C, PPO
+    from stable_baselines3 import A2C, DQN, PPO
     from stable_baselines3.common.env_util import make_vec_env
 
     torch.set_num_threads(1)
@@ -70,12 +76,19 @@ def theirs(case: str, steps: int) -> float:
         "trpo CartPole-v1": {
             "n_steps": 512, "batch_size": 512, "cg_damping": 1e-3, "gae_lambda": 0.98, "n_critic_updates": 20,
         },
+        "dqn CartPole-v1": {
+            "learning_rate": 2.3e-3, "batch_size": 64, "buffer_size": 100_000, "learning_starts": 1000, "gamma": 0.99,
+            "target_update_interval": 10, "train_freq": 256, "gradient_steps": 128, "exploration_fraction": 0.16,
+            "exploration_final_eps": 0.04, "policy_kwargs": {"net_arch": [256, 256]},
+        },
     }  # fmt: skip
     algorithm, environment = case.split()
-    count = 2 if algorithm == "trpo" else {"CartPole-v1": 8, "LunarLander-v3": 16}[environment]
+    count = {"trpo": 2, "dqn": 1}.get(algorithm) or {"CartPole-v1": 8, "LunarLander-v3": 16}[environment]
     envs = make_vec_env(environment, count, seed=0, env_kwargs={"render_mode": None})
-    model = {"ppo": PPO, "a2c": A2C, "trpo": TRPO}[algorithm]("MlpPolicy", envs, seed=0, device="cpu", **zoo[case])
-    model.learn(1)  # one rollout
+    model = {"ppo": PPO, "a2c": A2C, "trpo": TRPO, "dqn": DQN}[algorithm](
+        "MlpPolicy", envs, seed=0, device="cpu", **zoo[case]
+    )
+    model.learn(WARM.get(algorithm, 1))  # one rollout where there is no more to it
     before, started = model.num_timesteps, time.perf_counter()
     model.learn(steps - before, reset_num_timesteps=False)
     return (model.num_timesteps - before) / (time.perf_counter() - started)
