@@ -72,7 +72,7 @@ def explore(envs: Envs, network: QNetwork, normalizer: Normalizer, epsilon: Arra
     noise = network.noise(rng, (len(epsilon), envs.num_envs), epsilon[:, None])
     explored = (noise[..., 0] < 0).numpy()
     with in_memory(train_every=len(epsilon), num_envs=envs.num_envs):
-        tape = _act(envs, network, normalizer, noise, explored.any(1).tolist())
+        tape = _act(envs, network, normalizer, noise, explored.any(1))
         check(tape)
         return Steps(
             context=tree_map(lambda leaf: leaf[:-1], tape.context),
@@ -130,14 +130,16 @@ def seen_through(normalizer: Normalizer, context: Tree) -> Tree:
     return tree_map(torch.from_numpy, context)
 
 
-def _act(envs: Envs, network: QNetwork, normalizer: Normalizer, noise: Tensor, explores: list[bool]) -> Tape:
+def _act(envs: Envs, network: QNetwork, normalizer: Normalizer, noise: Tensor, explores: Array) -> Tape:
     """Steps the environments. One of them costs a few microseconds, so that nothing is made that is not needed."""
     shape = tuple(noise.shape[:2])
     context = tree_map(lambda leaf: np.empty((shape[0] + 1, *leaf.shape), leaf.dtype), envs.context)
     flags = [np.zeros(shape, bool) for _ in range(3)]
-    tape = Tape(context, np.zeros(shape, np.int64), np.zeros(shape), *flags, first_step=envs.steps)
+    tape = Tape(
+        context, np.zeros(shape, np.int64), np.zeros(shape), flags[0], flags[1], flags[2], first_step=envs.steps
+    )
     with torch.inference_mode():
-        for t, random in enumerate(explores):
+        for t, random in enumerate(explores.tolist()):
             seen = envs.context
             write(context, t, seen)
             tape.mask[t] = ~envs.resetting
