@@ -70,9 +70,9 @@ def explore(envs: Envs, network: QNetwork, normalizer: Normalizer, epsilon: Arra
     if envs.resetting.all():  # or a single step would be none
         envs.step(np.zeros(envs.num_envs, np.int64))
     noise = network.noise(rng, (len(epsilon), envs.num_envs), epsilon[:, None])
-    explored = (noise[..., 0] < 0).numpy()
+    explored: Array = (noise[..., 0] < 0).numpy()
     with in_memory(train_every=len(epsilon), num_envs=envs.num_envs):
-        tape = _act(envs, network, normalizer, noise, explored.any(1))
+        tape = _act(envs, network, normalizer, noise, np.any(explored, axis=1))
         check(tape)
         return Steps(
             context=tree_map(lambda leaf: leaf[:-1], tape.context),
