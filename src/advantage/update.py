@@ -209,7 +209,7 @@ def descend(optimizer: Optimizer, loss: Tensor, max_grad_norm: float) -> float:
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     norm = _clip_gradient(optimizer, max_grad_norm)
-    if not (math.isfinite(norm) and loss.isfinite()):
+    if not (math.isfinite(norm) and math.isfinite(loss.item())):
         raise NonFinite(f"a loss of {loss.item():g} with a gradient of norm {norm:g} is not finite")
     optimizer.step()
     return norm
