@@ -20,13 +20,12 @@ from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecNormalize
 from stable_baselines3.dqn.policies import DQNPolicy
 
-from advantage.algorithms import ALGORITHMS, module
+from advantage.algorithms import module
 from advantage.errors import UserError
 from advantage.planning import plan
 from benchmarks import peers, returns, speed
 from tests.algorithms import test_a2c_parity, test_ppo_parity, test_trpo_parity
 
-BUILT = [name for name in peers.PEERS if name in ALGORITHMS]
 BOX = gym.spaces.Box(-1.0, 1.0, (3,))
 
 
@@ -51,7 +50,7 @@ def test_every_word_is_a_parameter_of_theirs(algorithm: str) -> None:
     assert set(peers.NORMALIZE.values()) <= set(parameters(VecNormalize))
 
 
-@pytest.mark.parametrize("algorithm", BUILT)
+@pytest.mark.parametrize("algorithm", peers.PEERS)
 def test_every_parameter_of_theirs_is_said_or_known(algorithm: str) -> None:
     """What stays at their default is what has no part here: noise of the state, logs, buffers of another kind."""
     left = set(parameters(library(algorithm))) - {*peers.constructor(algorithm, settings_of(algorithm))}
@@ -61,7 +60,7 @@ def test_every_parameter_of_theirs_is_said_or_known(algorithm: str) -> None:
     assert left - known == ({"rms_prop_eps"} if algorithm == "a2c" else set())
 
 
-@pytest.mark.parametrize("algorithm", BUILT)
+@pytest.mark.parametrize("algorithm", peers.PEERS)
 def test_every_word_is_a_setting_of_ours(algorithm: str) -> None:
     names = {field.name for field in module(algorithm).Settings.__dataclass_fields__.values()}
     assert {*peers.WORDS[algorithm], *peers.POLICY[algorithm]} <= names
@@ -99,7 +98,7 @@ def test_trpo_is_called_as_where_its_updates_are_equal() -> None:
     assert_same(peers.constructor("trpo", settings), test_trpo_parity.translated(settings, BOX))
 
 
-@pytest.mark.parametrize("algorithm", BUILT)
+@pytest.mark.parametrize("algorithm", peers.PEERS)
 def test_theirs_is_what_was_asked_for(algorithm: str) -> None:
     settings = settings_of(algorithm, num_envs=4, gamma=0.9, adam_eps=1e-3, network=(7, 5), activation="relu")
     model = peers.make(algorithm, "CartPole-v1", settings, seed=4)
@@ -217,7 +216,7 @@ ZOO: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", [case for case in speed.STEPS if case.split(maxsplit=1)[0] in BUILT])
+@pytest.mark.parametrize("case", speed.STEPS)
 def test_speed_is_measured_with_the_settings_of_the_zoo(case: str) -> None:
     algorithm = case.split(maxsplit=1)[0]
     found = peers.constructor(algorithm, SimpleNamespace(**speed.resolved(case)))
@@ -230,7 +229,7 @@ def test_speed_is_measured_with_the_settings_of_the_zoo(case: str) -> None:
     assert policy["optimizer_kwargs"]["eps"] == (1e-8 if algorithm == "dqn" else 1e-5)
 
 
-@pytest.mark.parametrize("case", [case for case in speed.STEPS if case.split(maxsplit=1)[0] in BUILT])
+@pytest.mark.parametrize("case", speed.STEPS)
 def test_their_process_gets_all_settings_of_ours(case: str) -> None:
     """Through JSON: their memory is measured without our classes in it."""
     algorithm, given = case.split(maxsplit=1)[0], speed.resolved(case)
