@@ -41,6 +41,8 @@ def panels(title: str, draw: tuple[Callable[[Axes, Tables], None], ...], tables:
         panel(axis, tables)
         axis.grid(alpha=0.3)
         axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+        if not axis.has_data():
+            nothing(axis)
     handles = [plt.Line2D([], [], color=colour, label=name) for name, _, colour in coloured(tables)]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), title=title)
     plt.show()
@@ -82,7 +84,6 @@ def policy_loss(axis: Axes, updates: Tables) -> None:
     """The policy's part of the loss. It measures no success."""
     curves(axis, updates, "train/policy_gradient_loss")
     axis.set(title="policy's loss", ylabel="negated surrogate")
-    axis.set_yscale("symlog", linthresh=0.01)
 
 
 def critic_loss(axis: Axes, updates: Tables) -> None:
@@ -119,16 +120,20 @@ def explained_variance(axis: Axes, updates: Tables) -> None:
 
 def curves(axis: Axes, updates: Tables, key: str, linestyle: str = "-") -> None:
     """A metric of every run that writes it: each update thinly, and smoothed."""
-    written = False
     for _, table, colour in coloured(updates):
         if key in table:
-            written, known = True, np.isfinite(table[key])
+            known = np.isfinite(table[key])
             steps, values = table["env_steps"][known], table[key][known]
             axis.plot(steps, values, color=colour, alpha=0.2, linewidth=0.5, linestyle=linestyle)
             axis.plot(*rolling(steps, values, len(values) // SMOOTHED, np.mean), color=colour, linestyle=linestyle)
     axis.set(xlabel="environment steps")
-    if not written and not axis.texts:
-        axis.text(0.5, 0.5, "nothing is subtracted: no critic", ha="center", transform=axis.transAxes)
+
+
+def nothing(axis: Axes) -> None:
+    """Of runs that subtract nothing there is no critic to tell of."""
+    axis.text(0.5, 0.5, "no critic, nothing is subtracted", ha="center", transform=axis.transAxes)
+    axis.set(xticks=[], yticks=[])
+    axis.minorticks_off()
 
 
 def coloured(tables: Tables) -> list[tuple[str, Mapping[str, Any], str]]:
@@ -137,6 +142,10 @@ def coloured(tables: Tables) -> list[tuple[str, Mapping[str, Any], str]]:
 
 
 def rolling(x: Array, y: Array, window: int, what: Callable[..., Array]) -> tuple[Array, Array]:
-    """A statistic of the last `window` values (of all, where there are fewer), at each place with so many before it."""
+    """A statistic of the last `window` values (of all, where there are fewer), at each x with so many behind it."""
     window = min(max(window, 1), len(y))
-    return (x[window - 1 :], what(np.lib.stride_tricks.sliding_window_view(y, window), axis=-1)) if window else (x, y)
+    if window == 0:
+        return x, y
+    x, found = x[window - 1 :], what(np.lib.stride_tricks.sliding_window_view(y, window), axis=-1)
+    last = np.append(np.diff(x) > 0, True)  # episodes of one update have one x
+    return x[last], found[last]
