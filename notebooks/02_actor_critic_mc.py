@@ -32,7 +32,7 @@ runs = {
     "mean of earlier episodes": advantage.train("actor_critic_mc", "LunarLander-v3", baseline="running_mean", **SHARED),
     "critic": advantage.train("actor_critic_mc", "LunarLander-v3", baseline="value", **SHARED),
 }
-figures(runs)
+figures(runs, units="symlog")
 
 # %% [markdown]
 # How much of the returns' variance the critic foresaw:

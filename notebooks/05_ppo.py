@@ -58,7 +58,8 @@ for name, run in both.items():
 # ## What to look at
 #
 # - Score and rolling variance beside those of the other four notebooks, at the same number of environment steps.
-# - The histogram: 200 is what counts as landed.
+# - The histogram: an episode of 200 points is what Gymnasium calls a solution.
+# - The score is of a policy that samples its actions. Is the most probable action better, or does it hover for ever?
 # - Explained variance: does the critic know the lander before the policy lands it?
 #
 # The same loop trains language models: [`rlhf`](../docs/rlhf.md) with a critic, [`grpo`](../docs/grpo.md) with the

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,20 +21,22 @@ Tables = Mapping[str, Mapping[str, Any]]
 """For each run, by the name that the legend gives it, its columns."""
 
 
-def figures(runs: Mapping[str, Run]) -> None:
+def figures(runs: Mapping[str, Run], units: str = "linear") -> None:
     """Two figures of three and six panels, against environment steps: all runs in each.
 
     Args:
         runs: by the name that the legend gives them.
+        units: the axis of Ψ and of the baseline; "symlog" where not all runs have them in rewards.
     """
     episodes = {name: run.reader.episodes() for name, run in runs.items()}
     updates = {name: run.metrics() for name, run in runs.items()}
     panels("what was earned", (score, rolling_variance, histogram), episodes)
-    learnt = (policy_loss, critic_loss, gradient_norm, weights, baseline, explained_variance)
+    credit = partial(weights, scale=units), partial(baseline, scale=units)
+    learnt = (policy_loss, critic_loss, gradient_norm, *credit, explained_variance)
     panels("how it was learnt", learnt, updates)
 
 
-def panels(title: str, draw: tuple[Callable[[Axes, Tables], None], ...], tables: Tables) -> None:
+def panels(title: str, draw: Sequence[Callable[[Axes, Tables], None]], tables: Tables) -> None:
     """One figure with three panels a row, and one legend that says which colour is whose."""
     rows = len(draw) // 3
     figure, axes = plt.subplots(rows, 3, figsize=(15, 0.8 + 3.4 * rows), layout="constrained")
@@ -98,18 +101,18 @@ def gradient_norm(axis: Axes, updates: Tables) -> None:
     axis.set(title="gradient norm before clipping", ylabel="L2 norm", yscale="log")
 
 
-def weights(axis: Axes, updates: Tables) -> None:
+def weights(axis: Axes, updates: Tables, scale: str) -> None:
     """Mean and standard deviation of what actions are weighted by, before it is normalised."""
     curves(axis, updates, "train/advantage_mean")
     curves(axis, updates, "train/advantage_std", linestyle=":")
-    axis.set(title="Ψ: mean, and dotted its standard deviation", ylabel="Ψ", yscale="symlog")
+    axis.set(title="Ψ: mean, and dotted its standard deviation", ylabel="Ψ", yscale=scale)
 
 
-def baseline(axis: Axes, updates: Tables) -> None:
+def baseline(axis: Axes, updates: Tables, scale: str) -> None:
     """What is subtracted in the mean, and what the critic was taught, which it should come to."""
     curves(axis, updates, "train/value_mean")
     curves(axis, updates, "train/return_mean", linestyle=":")
-    axis.set(title="baseline: mean, and dotted the critic's mean target", ylabel="V or b", yscale="symlog")
+    axis.set(title="baseline: mean, and dotted the critic's mean target", ylabel="V or b", yscale=scale)
 
 
 def explained_variance(axis: Axes, updates: Tables) -> None:
