@@ -562,6 +562,13 @@ def test_statistics_are_what_their_names_say() -> None:
     assert 0 < expected["clip_fraction"] < 1
 
 
+def test_a_baseline_that_nothing_is_taught_is_told_all_the_same() -> None:
+    data, steps = sampled_steps()
+    found = statistics(data.replace(returns=None), steps, Now())
+    assert found["train/value_mean"] == pytest.approx(float(data.values_old[data.mask].mean()))
+    assert not {"train/return_mean", "train/value_error", "train/explained_variance"} & set(found)
+
+
 def test_the_clip_fraction_is_that_of_the_ratio_that_is_clipped() -> None:
     data, steps = sampled_steps()
     now = Now(eps_low=0.1, eps_high=0.3)

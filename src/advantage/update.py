@@ -322,11 +322,13 @@ def _of_fresh_data(data: Batch) -> dict[str, float]:
         skew = (deviation**3).mean() / std**3 if std > 0 else torch.zeros(())
         found = {"train/advantage_mean": float(a.mean()), "train/advantage_std": float(std)}
         found["train/advantage_skew"] = float(skew)
+    if data.values_old is not None:
+        found["train/value_mean"] = float(_true(data, data.values_old).mean())
     if data.returns is not None and data.values_old is not None:
         values, returns = _true(data, data.values_old), _true(data, data.returns)
         error = returns - values
         spread = returns.var(correction=0)
-        found["train/value_mean"], found["train/return_mean"] = float(values.mean()), float(returns.mean())
+        found["train/return_mean"] = float(returns.mean())
         found["train/value_error"] = float(error.abs().mean())
         if spread > 0:
             found["train/explained_variance"] = 1.0 - float(error.var(correction=0) / spread)

@@ -40,7 +40,7 @@ KEYS: dict[str, tuple[str, str]] = {
     "train/advantage_std": ("reward", "standard deviation of the advantages before normalisation"),
     "train/advantage_skew": ("", "skewness of the advantages before normalisation"),
     "train/value_error": ("reward", "mean |value - return| of fresh data"),
-    "train/value_mean": ("reward", "mean value of the collected states (of action values max_a Q(s, a))"),
+    "train/value_mean": ("reward", "mean of the values (or a baseline) at collected states; of Q, max_a Q(s, a)"),
     "train/return_mean": ("reward", "mean target of the critic (advantage + value), or of action values"),
     "train/policy_objective": ("", "the surrogate that the policy's step reached (trpo), with its entropy bonus"),
     "train/kl_divergence_loss": ("nats", "exact mean KL of the policy's step (trpo); 0 where none was accepted"),
