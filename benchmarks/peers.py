@@ -95,8 +95,10 @@ def check(algorithm: str, settings: Any) -> None:
         default = field.default_factory() if field.default_factory is not MISSING else field.default
         if field.name not in said and value != default:
             raise UserError(f"{field.name} is {value!r}, for which {library} has no word; leave it at {default!r}")
-        if isinstance(value, str) and value.startswith("lin_") and field.name not in SCHEDULED:
+        if isinstance(value, str) and value.startswith(("lin_", "cos_")) and field.name not in SCHEDULED:
             raise UserError(f"{field.name} is {value!r}; {library} takes a number there")
+        if isinstance(value, str) and value.startswith("cos_"):
+            raise UserError(f"{field.name} is {value!r}, for which {library} has no word; it has lines, as in lin_1e-3")
     if algorithm == "ppo" and settings.eps_low != settings.eps_high:
         raise UserError(f"eps_low is {settings.eps_low} and eps_high {settings.eps_high}; {library} has one clip_range")
 

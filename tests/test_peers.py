@@ -124,6 +124,7 @@ def test_normalisation_is_wrapped_around_their_environments() -> None:
         ("ppo", {"dual_clip": 3.0}, "dual_clip is 3.0"),
         ("ppo", {"eps_high": "lin_0.28"}, "one clip_range"),
         ("ppo", {"ent_coef": "lin_0.01"}, "takes a number"),
+        ("ppo", {"learning_rate": "cos_1e-3"}, "has no word"),
         ("a2c", {"share_trunk": True}, "share_trunk is True"),
         ("trpo", {"step": "natural"}, "step is 'natural'"),
         ("trpo", {"max_grad_norm": 1.0}, "max_grad_norm is 1.0"),

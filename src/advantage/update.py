@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -246,10 +246,13 @@ def within_target_kl(now: Any) -> Callable[[Evaluation, Batch], bool] | None:
 
 
 def scheduled_settings(settings: S, steps: int, total: int, collected: int) -> S:
-    """The settings of an update before which `steps` of `total` were done, and whose rollout has `collected` more."""
+    """The settings behind `steps` of `total`, for a rollout of `collected` more; a `warmup` rises to them."""
     if DIALECTS[settings.numerics].schedule_after_rollout:
         steps += collected
-    return at(settings, max(0.0, 1.0 - steps / total))
+    now, warmup = at(settings, max(0.0, 1.0 - steps / total)), getattr(settings, "warmup", 0)
+    if steps >= warmup:
+        return now
+    return replace(now, learning_rate=now.learning_rate * (steps + 1) / warmup)
 
 
 Ratio = Callable[[Tensor, Tensor, Tensor], Tensor]
