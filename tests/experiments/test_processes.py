@@ -46,6 +46,11 @@ def test_a_job_has_one_thread() -> None:
     assert work([python(f"import os; assert all(os.environ[n] == '1' for n in {names})")], 1, 0, Silent()) == {}
 
 
+def test_a_job_is_a_process_group_of_its_own() -> None:
+    """A terminal sends Ctrl-C to a whole group: beside the one that is handed on, a job would get a second one."""
+    assert work([python("import os; assert os.getpgrp() == os.getpid()")], 1, 0, Silent()) == {}
+
+
 def test_the_others_go_on_where_one_fails(tmp_path: Path) -> None:
     heard = Heard()
     jobs = [
