@@ -98,6 +98,7 @@ def test_what_happened_to_the_noise(noise: tuple[float, ...], told: str) -> None
 def test_how_far_an_update_moves_is_the_median() -> None:
     said = sentence(measured(moved=(0.5, 0.1, 9.0)), BEFORE, None)
     assert "an update moves the policy by 0.5 nats (before: 0.02 nats)" in said
+    assert "by 3.3e−05 nats" in opening(measured(moved=(3.31e-5,)), None)  # signs as in the table
 
 
 def test_runs_that_broke_off_are_told() -> None:
