@@ -81,8 +81,8 @@ def standardized_targets() -> None:
 
 STUDIES: dict[str, dict[str, Arm]] = {
     "targets": {
-        "rewards": Arm("targets in units of reward", "actor_critic_td", TD),
-        "standardised": Arm("targets standardised in each batch", "actor_critic_td", TD, standardized_targets),
+        "rewards": Arm("in units of reward", "actor_critic_td", TD),
+        "standardised": Arm("standardised by batch", "actor_critic_td", TD, standardized_targets),
     },
     "norms": {
         "none": Arm("no normalisation", "a2c", A2C),
@@ -143,13 +143,11 @@ def beside(options: argparse.Namespace) -> None:
     found = {name: [of_run(folder / f"{name}-s{seed}") for seed in range(options.seeds)] for name in arms}
     ends = {name: np.array([at_the_end(curve, options.steps) for curve in curves]) for name, curves in found.items()}
     first = next(iter(arms))
-    print(
-        "| arm | return at the end of each seed | IQM, 95 % bootstrap | beside the first, paired | value loss, median |"
-    )
+    print("| arm | return at the end of each seed | IQM, 95 % bootstrap | beside the first, paired | critic explains |")
     print("|---|---|---|---|---|")
     for name, arm in arms.items():
-        losses = [np.nanmedian(loss(folder / f"{name}-s{seed}")) for seed in range(options.seeds)]
-        print(row(arm.about, ends[name], None if name == first else ends[first], float(np.median(losses))))
+        explained = [np.nanmedian(explains(folder / f"{name}-s{seed}")) for seed in range(options.seeds)]
+        print(row(arm.about, ends[name], None if name == first else ends[first], float(np.median(explained))))
     if options.picture:
         bands = {arm.about: curve_band(found[name]) for name, arm in arms.items()}
         panel = Panel(options.environment, "return, mean of 20 episodes", "environment steps", bands)
@@ -161,24 +159,26 @@ def of_run(path: Path) -> Any:
     return score(episodes["return"], episodes["env_steps"])
 
 
-def loss(path: Path) -> Any:
-    return RunReader(path).metrics()["train/value_loss"]
+def explains(path: Path) -> Any:
+    """Explained variance of the critic's targets, which knows no unit."""
+    return RunReader(path).metrics()["train/explained_variance"]
 
 
 def curve_band(curves: Sequence[Any]) -> Band:
     return band(curves, interquartile_mean, 2000, 0.95, np.random.default_rng(0), 100)
 
 
-def row(about: str, ends: Any, first: Any | None, value_loss: float) -> str:
+def row(about: str, ends: Any, first: Any | None, explained: float) -> str:
     """A line of the table."""
     low, high = stratified_bootstrap([ends], interquartile_mean, 2000, 0.95, np.random.default_rng(0))
     told = "–"
     if first is not None and len(ends) > 1:
         found = paired_difference(ends, first, 0.95)
-        told = f"{signed(round(found.difference, 1))} [{found.low:.1f}, {found.high:.1f}], p = {found.p_value:.2g}"
+        ends_of = f"[{signed(round(found.low))}, {signed(round(found.high))}]"
+        told = f"{signed(round(found.difference))} {ends_of}, p = {found.p_value:.2g}"
     each = ", ".join(f"{end:.0f}" for end in ends)
     iqm = f"{float(interquartile_mean(ends)):.0f} [{float(low):.0f}, {float(high):.0f}]"
-    return f"| {about} | {each} | {iqm} | {told} | {value_loss:.3g} |"
+    return f"| {about} | {each} | {iqm} | {told} | {number(round(explained, 2))} |"
 
 
 def environments(options: argparse.Namespace) -> None:
