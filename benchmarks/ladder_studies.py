@@ -91,6 +91,8 @@ STUDIES: dict[str, dict[str, Arm]] = {
     },
 }
 
+TITLES = {"targets": "the targets of a TD critic", "norms": "A2C's hidden layers"}
+
 
 def main() -> None:
     """Trains what is missing, then prints the table and draws."""
@@ -150,7 +152,8 @@ def beside(options: argparse.Namespace) -> None:
         print(row(arm.about, ends[name], None if name == first else ends[first], float(np.median(explained))))
     if options.picture:
         bands = {arm.about: curve_band(found[name]) for name, arm in arms.items()}
-        panel = Panel(options.environment, "return, mean of 20 episodes", "environment steps", bands)
+        title = f"{options.environment}: {TITLES[options.study]}"
+        panel = Panel(title, "return, mean of 20 episodes", "environment steps", bands)
         write_png([panel], f"IQM over {options.seeds} seeds, 95 % stratified bootstrap", options.picture)
 
 
