@@ -8,7 +8,7 @@ envs     the noise of one A2C update's gradient, on one frozen policy (experimen
          against the number of environments
 targets  TD actor-critic whose critic's targets are standardised in every batch beside one whose targets are in units of
          reward: it bootstraps from numbers that mean something else in each batch
-norms    A2C with and without a normalisation of its hidden layers
+norms    A2C whose hidden layers are not normalised, are by their own units, are by running moments of rollouts
 
 Runs are kept in --out and skipped when they are there.
 """
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +29,7 @@ import torch
 from torch import Tensor
 
 import advantage
-from advantage.algorithms import actor_critic_td
+from advantage.algorithms import a2c, actor_critic_td
 from advantage.core import standardize
 from advantage.experiments.measured import at_the_end, score
 from advantage.experiments.noise import ESTIMATES, Noise, _gradients, noise_of, play
@@ -41,12 +42,14 @@ from advantage.trajectory import Rollout
 from advantage.views.contrasts import signed
 from advantage.views.curves import Band, band, interquartile_mean, stratified_bootstrap
 from advantage.views.html import number
-from advantage.views.picture import Panel, write_png
+from advantage.views.picture import COLOURS, INK, SOFT, Panel, write_png
 from advantage.views.statistics import paired_difference
+from benchmarks.pictures import dress, save, two_panels
 
 NUMBERS = (1, 2, 4, 8, 16, 32, 64)
 STEPS_TIMED = 40_000
 TD = {"num_envs": 8, "num_steps": 32, "n_step": 5}
+A2C = {"num_envs": 8, "num_steps": 32, "gae_lambda": 0.95}
 
 
 @dataclass(frozen=True)
@@ -78,16 +81,17 @@ def standardized_targets() -> None:
 
 STUDIES: dict[str, dict[str, Arm]] = {
     "targets": {
-        "rewards": Arm("targets in units of reward", "actor_critic_td", TD),
-        "standardised": Arm("targets standardised in each batch", "actor_critic_td", TD, standardized_targets),
+        "rewards": Arm("in units of reward", "actor_critic_td", TD),
+        "standardised": Arm("standardised by batch", "actor_critic_td", TD, standardized_targets),
     },
-    "norms": {  # a third arm belongs here as soon as networks have batch normalisation
-        "none": Arm("no normalisation", "a2c", {"num_envs": 8, "num_steps": 32, "gae_lambda": 0.95}),
-        "layer": Arm(
-            "layer normalisation", "a2c", {"num_envs": 8, "num_steps": 32, "gae_lambda": 0.95, "layer_norm": True}
-        ),
+    "norms": {
+        "none": Arm("no normalisation", "a2c", A2C),
+        "layer": Arm("layer normalisation", "a2c", {**A2C, "layer_norm": True}),
+        "batch": Arm("batch normalisation", "a2c", {**A2C, "batch_norm": True}),
     },
 }
+
+TITLES = {"targets": "the targets of a TD critic", "norms": "A2C's hidden layers"}
 
 
 def main() -> None:
@@ -141,16 +145,15 @@ def beside(options: argparse.Namespace) -> None:
     found = {name: [of_run(folder / f"{name}-s{seed}") for seed in range(options.seeds)] for name in arms}
     ends = {name: np.array([at_the_end(curve, options.steps) for curve in curves]) for name, curves in found.items()}
     first = next(iter(arms))
-    print(
-        "| arm | return at the end of each seed | IQM, 95 % bootstrap | beside the first, paired | value loss, median |"
-    )
+    print("| arm | return at the end of each seed | IQM, 95 % bootstrap | beside the first, paired | critic explains |")
     print("|---|---|---|---|---|")
     for name, arm in arms.items():
-        losses = [np.nanmedian(loss(folder / f"{name}-s{seed}")) for seed in range(options.seeds)]
-        print(row(arm.about, ends[name], None if name == first else ends[first], float(np.median(losses))))
+        explained = [np.nanmedian(explains(folder / f"{name}-s{seed}")) for seed in range(options.seeds)]
+        print(row(arm.about, ends[name], None if name == first else ends[first], float(np.median(explained))))
     if options.picture:
         bands = {arm.about: curve_band(found[name]) for name, arm in arms.items()}
-        panel = Panel(options.environment, "return, mean of 20 episodes", "environment steps", bands)
+        title = f"{options.environment}: {TITLES[options.study]}"
+        panel = Panel(title, "return, mean of 20 episodes", "environment steps", bands)
         write_png([panel], f"IQM over {options.seeds} seeds, 95 % stratified bootstrap", options.picture)
 
 
@@ -159,24 +162,26 @@ def of_run(path: Path) -> Any:
     return score(episodes["return"], episodes["env_steps"])
 
 
-def loss(path: Path) -> Any:
-    return RunReader(path).metrics()["train/value_loss"]
+def explains(path: Path) -> Any:
+    """Explained variance of the critic's targets, which knows no unit."""
+    return RunReader(path).metrics()["train/explained_variance"]
 
 
 def curve_band(curves: Sequence[Any]) -> Band:
     return band(curves, interquartile_mean, 2000, 0.95, np.random.default_rng(0), 100)
 
 
-def row(about: str, ends: Any, first: Any | None, value_loss: float) -> str:
+def row(about: str, ends: Any, first: Any | None, explained: float) -> str:
     """A line of the table."""
     low, high = stratified_bootstrap([ends], interquartile_mean, 2000, 0.95, np.random.default_rng(0))
     told = "–"
     if first is not None and len(ends) > 1:
         found = paired_difference(ends, first, 0.95)
-        told = f"{signed(round(found.difference, 1))} [{found.low:.1f}, {found.high:.1f}], p = {found.p_value:.2g}"
+        ends_of = f"[{signed(round(found.low))}, {signed(round(found.high))}]"
+        told = f"{signed(round(found.difference))} {ends_of}, p = {found.p_value:.2g}"
     each = ", ".join(f"{end:.0f}" for end in ends)
     iqm = f"{float(interquartile_mean(ends)):.0f} [{float(low):.0f}, {float(high):.0f}]"
-    return f"| {about} | {each} | {iqm} | {told} | {value_loss:.3g} |"
+    return f"| {about} | {each} | {iqm} | {told} | {number(round(explained, 2))} |"
 
 
 def environments(options: argparse.Namespace) -> None:
@@ -208,57 +213,61 @@ def noise_by_number(options: argparse.Namespace, seed: int) -> dict[int, Noise]:
     material = play(RunReader(path), ESTIMATES * max(NUMBERS), 32, seed)
     found = {}
     for count in NUMBERS:
-        now = resolve(advantage_a2c().Settings, shared(options.environment, a2c(count)))
-        gradients, steps = _gradients(advantage_a2c(), now, material, ESTIMATES)
+        now = resolve(a2c.Settings, shared(options.environment, of_environments(count)))
+        gradients, steps = _gradients(a2c, now, material, ESTIMATES)
         found[count] = noise_of(gradients, steps, material.direction)
     return found
 
 
-def a2c(count: int) -> Arm:
-    return Arm("", "a2c", {"num_envs": count, "num_steps": 32, "gae_lambda": 0.95})
-
-
-def advantage_a2c() -> Any:
-    from advantage.algorithms import a2c as own
-
-    return own
+def of_environments(count: int) -> Arm:
+    return Arm(str(count), "a2c", {**A2C, "num_envs": count})
 
 
 def speed(options: argparse.Namespace, count: int) -> float:
-    """Environment steps a second of a whole training without its set-up, the median of three."""
+    """Environment steps a second of processor time (one thread: of wall time, on a core of its own), median of three.
+
+    The seconds between a short and a long training, so that setting up does not count.
+    """
     found = []
     for again in range(3):
-        path = options.out / "envs" / f"speed-{count}-{again}-{time.time_ns()}"
-        settings = {**shared(options.environment, a2c(count)), "steps": STEPS_TIMED, "log_kl": False}
-        run = advantage.train("a2c", options.environment, seed=again, run_dir=path, quiet=True, **settings)
-        metrics = run.metrics()
-        found.append(
-            (metrics["env_steps"][-1] - metrics["env_steps"][0]) / (metrics["wall_time"][-1] - metrics["wall_time"][0])
-        )
+        short, long = (seconds(options, count, again, steps) for steps in (STEPS_TIMED // 5, STEPS_TIMED))
+        found.append((long[0] - short[0]) / (long[1] - short[1]))
     return float(np.median(found))
+
+
+def seconds(options: argparse.Namespace, count: int, seed: int, steps: int) -> tuple[int, float]:
+    """Environment steps that a training took, and its seconds of processor time."""
+    settings = {**shared(options.environment, of_environments(count)), "steps": steps, "log_kl": False}
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.process_time()
+        run = advantage.train(
+            "a2c", options.environment, seed=seed, run_dir=Path(folder) / "run", quiet=True, **settings
+        )
+        return int(run.metrics()["env_steps"][-1]), time.process_time() - began
 
 
 def draw_environments(
     options: argparse.Namespace, relative: Mapping[int, list[float]], speeds: Mapping[int, float]
 ) -> None:
-    counts = np.array(NUMBERS, dtype=float)
+    """Two panels over the number of environments, doubled from tick to tick."""
+    figure, (left, right) = two_panels()
+    dress(left, "Noise of a gradient", "noise variance/signal² of an A2C update of 32 steps each", "environments")
+    dress(right, "Speed of training", "environment steps a second of processor time, one thread", "environments")
     centre = np.array([np.exp(np.mean(np.log(relative[count]))) for count in NUMBERS])
-    low, high = (np.array([of(relative[count]) for count in NUMBERS]) for of in (min, max))
-    nothing = np.full(len(counts), np.nan)
-    noise = {"one update": Band(counts, np.log2(centre), np.log2(low), np.log2(high), options.seeds)}
-    noise["as independent steps"] = Band(counts, np.log2(centre[0] / counts), nothing, nothing, 1)
-    speed_band = {"one update": Band(counts, np.array([*speeds.values()]), nothing, nothing, 1)}
-    panels = [
-        Panel(
-            "Noise of a gradient",
-            "log₂ of noise variance/signal² of an A2C update of 32 steps each",
-            "environments",
-            noise,
-        ),
-        Panel("Speed of training", "environment steps a second, one core", "environments", speed_band),
-    ]
-    caption = f"{options.environment}, one frozen policy a seed; geometric mean and range over {options.seeds} seeds"
-    write_png(panels, caption, options.picture)
+    left.fill_between(
+        NUMBERS, *([of(relative[count]) for count in NUMBERS] for of in (min, max)), color=COLOURS[0], alpha=0.18, lw=0
+    )
+    left.plot(NUMBERS, centre, color=COLOURS[0], lw=1.9, label=f"geometric mean and range, {options.seeds} policies")
+    left.plot(NUMBERS, centre[0] / np.array(NUMBERS), color=SOFT, lw=1.2, ls=":", label="independent steps: 1/number")
+    right.plot(NUMBERS, [*speeds.values()], color=COLOURS[1], lw=1.9, label="measured")
+    right.plot(NUMBERS, speeds[1] * np.array(NUMBERS), color=SOFT, lw=1.2, ls=":", label="number × that of one")
+    for axis in (left, right):
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(NUMBERS, [str(count) for count in NUMBERS])
+        axis.set_yscale("log")
+        axis.yaxis.set_major_formatter(lambda value, _: f"{value:,.15g}")
+        axis.legend(frameon=False, labelcolor=INK, fontsize=8.5, loc="best")
+    save(figure, options.picture)
 
 
 if __name__ == "__main__":

@@ -147,10 +147,10 @@ def baseline_variance(baselines: Floats) -> Floats:
 
 def draw_trust_region(out: Path) -> None:
     """Two panels: everything along one step, and a step inside the bound that lowers J."""
-    figure, (left, right) = _figure()
+    figure, (left, right) = two_panels()
     lengths = np.linspace(0, 6, 301)
     found = along_a_step(*process(), lengths)
-    _panel(
+    dress(
         left,
         "Along one natural step",
         "gain over the old policy; dashed, the mean KL (right axis)",
@@ -173,7 +173,7 @@ def draw_trust_region(out: Path) -> None:
 
     p = np.linspace(0.15, 0.36, 401)
     shared = one_parameter(p)
-    _panel(right, "A step inside the trust region that lowers J", "J = p − 2p²: two states share one p", "p")
+    dress(right, "A step inside the trust region that lowers J", "J = p − 2p²: two states share one p", "p")
     inside = p[shared["KL"] <= DELTA]
     right.axvspan(inside[0], inside[-1], color=COLOURS[3], alpha=0.12, lw=0, label="KL ≤ 0.01 from p = 0.24")
     right.plot(p, shared["J"], color=COLOURS[0], lw=1.9, label="J")
@@ -183,16 +183,16 @@ def draw_trust_region(out: Path) -> None:
     _told(right, 0.24, ends[0], "old: {:.4f}", (0, -20), "center")
     _told(right, inside[-1], ends[1], "best L: {:.4f}", (8, -3), "left")
     right.legend(frameon=False, labelcolor=INK, loc="lower left", fontsize=8.5)
-    _save(figure, out)
+    save(figure, out)
 
 
 def draw_bias_and_variance(out: Path) -> None:
     """Two panels: GAE from TD(0) to Monte Carlo, and a baseline that raises the variance."""
-    figure, (left, right) = _figure()
+    figure, (left, right) = two_panels()
     lams = np.linspace(0, 1, 101)
     found = bias_and_spread(lams)
     about = "of Â given (s, a), root mean squares; the critic errs as much as V varies"
-    _panel(left, "GAE from TD(0) to Monte Carlo", about, "λ")
+    dress(left, "GAE from TD(0) to Monte Carlo", about, "λ")
     for (name, curve), colour in zip(found.items(), (COLOURS[1], COLOURS[0], COLOURS[2]), strict=True):
         left.plot(lams, curve, color=colour, lw=1.9, label=name)
     error = found["root mean square error"]
@@ -204,7 +204,7 @@ def draw_bias_and_variance(out: Path) -> None:
 
     b = np.linspace(-0.1, 1.0, 221)
     about = "variance of the gradient; two arms, π = (.9, .1), that pay 1 and 0"
-    _panel(right, "A baseline that raises the variance", about, "b, subtracted from the reward")
+    dress(right, "A baseline that raises the variance", about, "b, subtracted from the reward")
     right.plot(b, baseline_variance(b), color=COLOURS[0], lw=1.9)
     none, best_one, value = (float(each) for each in baseline_variance(np.array([0.0, 0.1, 0.9])))
     right.scatter([0.0, 0.1, 0.9], [none, best_one, value], color=INK, s=24, zorder=3)
@@ -212,14 +212,14 @@ def draw_bias_and_variance(out: Path) -> None:
     _told(right, 0.1, abs(best_one), "best, b = 0.1: {:.4f}", (4, -16), "left")
     _told(right, 0.9, value, "b = V = 0.9: {:.4f}", (-10, 2), "right")
     right.set_ylim(-0.006, None)
-    _save(figure, out)
+    save(figure, out)
 
 
 def _told(axis: Axes, x: float, y: float, text: str, by: tuple[int, int], side: str, colour: str = INK) -> None:
     axis.annotate(text.format(y), (x, y), by, textcoords="offset points", ha=side, color=colour, fontsize=8.5)
 
 
-def _figure() -> tuple[Any, Any]:
+def two_panels() -> tuple[Any, Any]:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -228,7 +228,7 @@ def _figure() -> tuple[Any, Any]:
         return figure, figure.subplots(1, 2)
 
 
-def _panel(axis: Axes, title: str, about: str, below: str) -> None:
+def dress(axis: Axes, title: str, about: str, below: str) -> None:
     axis.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK, pad=20)
     axis.annotate(about, (0, 1), (0, 6), "axes fraction", "offset points", color=SOFT, fontsize=9)
     axis.set_xlabel(below, color=SOFT, loc="right")
@@ -239,7 +239,7 @@ def _panel(axis: Axes, title: str, about: str, below: str) -> None:
     axis.tick_params(colors=SOFT, length=0)
 
 
-def _save(figure: Any, out: Path) -> None:
+def save(figure: Any, out: Path) -> None:
     figure.savefig(out, format="png", dpi=160, metadata={"Software": None})
     print(out)
 

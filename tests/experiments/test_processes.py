@@ -7,10 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
+from itertools import chain, repeat
 from pathlib import Path
 
 import pytest
 
+from advantage.experiments import processes
 from advantage.experiments.processes import Job, work
 from advantage.runs.progress import Silent
 
@@ -18,6 +21,11 @@ from advantage.runs.progress import Silent
 class Heard(Silent):
     def __init__(self) -> None:
         self.lines: list[str] = []
+
+        self.drawn: list[int] = []
+
+    def draw(self, steps: int, row: Mapping[str, float], per_second: float) -> None:
+        self.drawn.append(steps)
 
     def line(self, text: str) -> None:
         self.lines.append(text)
@@ -46,6 +54,11 @@ def test_a_job_has_one_thread() -> None:
     assert work([python(f"import os; assert all(os.environ[n] == '1' for n in {names})")], 1, 0, Silent()) == {}
 
 
+def test_a_job_is_a_process_group_of_its_own() -> None:
+    """A terminal sends Ctrl-C to a whole group: beside the one that is handed on, a job would get a second one."""
+    assert work([python("import os; assert os.getpgrp() == os.getpid()")], 1, 0, Silent()) == {}
+
+
 def test_the_others_go_on_where_one_fails(tmp_path: Path) -> None:
     heard = Heard()
     jobs = [
@@ -56,6 +69,14 @@ def test_the_others_go_on_where_one_fails(tmp_path: Path) -> None:
     assert work(jobs, 1, 0, heard) == {"bad": "the wheel came off", "silent": "ended with 3"}
     assert (tmp_path / "made").exists()
     assert "failed: the wheel came off" in heard.lines[0] and heard.lines[2].startswith("3 of 3  good")
+
+
+def test_steps_are_those_of_this_time_and_no_more_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that goes on from step 5 with ten to do: it reaches 9, and its last update passes the budget."""
+    monkeypatch.setattr(processes, "PULSE", 0.0)
+    heard, steps = Heard(), chain([5, 9], repeat(99))
+    assert work([Job("job", ("-c", "import time; time.sleep(0.5)"), lambda: next(steps))], 1, 10, heard) == {}
+    assert heard.drawn[0] == 4 and set(heard.drawn[1:]) == {10}
 
 
 def test_nothing_to_do() -> None:

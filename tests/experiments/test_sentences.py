@@ -68,6 +68,7 @@ def test_only_seeds_of_both_are_compared() -> None:
             (None,) * 3,
             "475 is reached by 2 of 3 seeds, after 6,000 steps in the median (before: by none of 3 seeds)",
         ),
+        ((5000.0, 90_000.0, 7000.0), (None,) * 3, "475 is reached by 3 of 3 seeds, after 7,000 steps in the median"),
         (
             (None,) * 3,
             (900.0, None, None),
@@ -95,9 +96,18 @@ def test_what_happened_to_the_noise(noise: tuple[float, ...], told: str) -> None
     assert told in sentence(measured(noise=noise), BEFORE, None)
 
 
+def test_noise_is_compared_where_both_have_one() -> None:
+    """Seeds 0 and 2 against seeds 1 and 2: what is left is 450 beside 900."""
+    columns = ({0: 100.0, 1: 110.0, 2: 90.0}, {}, {0: 1.0, 2: 450.0}, {})
+    assert "noise scale is 0.5 times the one before, in one seed" in sentence(
+        Measured("baseline", *columns), Measured("reward-to-go", {}, {}, {1: 7.0, 2: 900.0}, {}), None
+    )
+
+
 def test_how_far_an_update_moves_is_the_median() -> None:
     said = sentence(measured(moved=(0.5, 0.1, 9.0)), BEFORE, None)
     assert "an update moves the policy by 0.5 nats (before: 0.02 nats)" in said
+    assert "by 3.3e−05 nats" in opening(measured(moved=(3.31e-5,)), None)  # signs as in the table
 
 
 def test_runs_that_broke_off_are_told() -> None:

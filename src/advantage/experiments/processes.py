@@ -104,7 +104,7 @@ class _Watch:
         """Says how many steps are done, now and then."""
         now = time.monotonic()
         if self._steps and now - self._looked >= PULSE:
-            made = self._sum() - self._before
+            made = min(self._sum() - self._before, self._steps)  # a run's last update may pass its budget
             self._progress.draw(made, {}, made / (now - self._began))
             self._looked = time.monotonic()
 

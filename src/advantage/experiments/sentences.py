@@ -152,4 +152,6 @@ def _steps(rung: Measured) -> str:
 
 
 def _nats(rung: Measured) -> str:
-    return f"{float(np.median([*rung.moved.values()])):.2g} nats" if rung.moved else "an unknown distance"
+    if not rung.moved:
+        return "an unknown distance"
+    return f"{number(float(f'{np.median([*rung.moved.values()]):.2g}'))} nats"
