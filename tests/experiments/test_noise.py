@@ -75,6 +75,8 @@ def test_the_direction_is_that_of_the_gradient_whatever_the_estimate(material: M
         mean = gradients(material, "reinforce", 5, **settings).mean(0)
         assert float(torch.cosine_similarity(mean, material.direction.float(), dim=0)) > 0.5
     assert float(material.direction.norm()) == pytest.approx(1.0)
+    own = gradients(material, "reinforce", 1, baseline="value", episodes=40)[0]  # of the episodes that are measured
+    assert float(torch.cosine_similarity(own, material.direction.float(), dim=0)) < 0.999  # u is of others
 
 
 def test_all_that_is_the_same_at_the_first_step_has_the_same_gradient(material: Material) -> None:
