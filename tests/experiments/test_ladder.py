@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -138,6 +139,8 @@ def test_a_ladder_from_end_to_end(
             }  # fmt: skip
             assert rung["returns"][str(seed)] == pytest.approx(np.mean(list(late.values())))
     assert "Reward-to-go is" in found["rungs"][1]["sentence"] and found["rungs"][1]["sentence"] in "\n".join(text)
+    before = ("not distinguishable from", "better than", "worse than")
+    assert any(f"Learned baseline is {words} reward-to-go" in found["rungs"][2]["sentence"] for words in before)
     assert len(found["videos"]) == 3 and all(Path(path).read_bytes().startswith(b"GIF") for path in found["videos"])
     assert Path(found["picture"]).read_bytes().startswith(b"\x89PNG")
     page = (out / "ladder.html").read_text(encoding="utf-8")
@@ -148,6 +151,24 @@ def test_a_ladder_from_end_to_end(
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == found
     assert main([*command, "--steps", "700"]) == 2
     assert "holds another ladder" in capsys.readouterr().err
+
+
+def test_each_variant_of_an_environment_is_told_by_its_own_runs(
+    tmp_path: Path, workers: Workers, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """CartPole that pays 1 a step, and CartPole that pays −1 for a fall and nothing else."""
+    both = replace(
+        STORIES["three-variants"],
+        rungs=STORIES["three-variants"].rungs[-1:],
+        variants=({}, {"sutton_barto_reward": True}),
+        videos=False,
+    )
+    monkeypatch.setitem(STORIES, "both", both)
+    command = ["ladder", "CartPole-v1", "--story", "both", "--seeds", "1", "--steps", "300", "--quiet", "--json"]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 0
+    plain, paid = json.loads(capsys.readouterr().out.splitlines()[-1])["rungs"]
+    assert (plain["environment"], paid["environment"]) == ("CartPole-v1", "CartPole-v1 sutton_barto_reward=True")
+    assert plain["returns"]["0"] > 5.0 and paid["returns"]["0"] == -1.0
 
 
 def test_a_rung_that_breaks_off_is_told(

@@ -10,11 +10,12 @@ import pytest
 import torch
 
 import advantage
-from advantage.algorithms import module
+from advantage.algorithms import module, reinforce
 from advantage.errors import UserError
-from advantage.experiments.noise import Material, _gradients, measure, noise_of, play
+from advantage.experiments.noise import Material, _gradient, _gradients, measure, noise_of, play
 from advantage.runs.reader import RunReader
 from advantage.settings import resolve
+from advantage.trajectory import Batch
 
 QUICK: dict[str, Any] = {"steps": 600, "network": (8,), "quiet": True, "gamma": 0.99}
 PLAIN = {"normalize_advantages": False, "num_envs": 4, "num_steps": 16}
@@ -75,6 +76,10 @@ def test_the_direction_is_that_of_the_gradient_whatever_the_estimate(material: M
         mean = gradients(material, "reinforce", 5, **settings).mean(0)
         assert float(torch.cosine_similarity(mean, material.direction.float(), dim=0)) > 0.5
     assert float(material.direction.norm()) == pytest.approx(1.0)
+    now = reinforce.Settings(gamma=0.99, baseline="value", vf_coef=0.0)
+    psi, targets = reinforce.credit(material.episodes, now)
+    own = _gradient(reinforce, now, material.policy, Batch.of(material.episodes, psi, targets).single_steps())
+    assert float(torch.cosine_similarity(own, material.direction.float(), dim=0)) < 0.999  # u is of other episodes
 
 
 def test_all_that_is_the_same_at_the_first_step_has_the_same_gradient(material: Material) -> None:

@@ -123,7 +123,10 @@ def test_runs_are_done_once_and_more_seeds_are_added(
     config = RunReader(out / "01-gamma-0.5_env_args-sutton_barto_reward-false-s1").config
     assert (config["seed"], config["settings"]["gamma"], config["settings"]["threads"]) == (1, 0.5, 1)
     assert config["settings"]["env_args"] == {"sutton_barto_reward": False}
+    killed = out / "01-gamma-0.5_env_args-sutton_barto_reward-false-s2"  # while its folder was being made
+    (killed / "policy").mkdir(parents=True)
     assert main([*command, "--seeds", "3"]) == 0
+    assert RunReader(killed).status()["state"] == "finished"
     assert [job.name[-2:] for job in workers.jobs[4:]] == ["s2", "s2"]
 
 

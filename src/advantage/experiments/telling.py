@@ -24,7 +24,8 @@ POINTS = 100  # of a curve
 def tables(climbed: Climbed) -> list[list[tuple[str, ...]]]:
     """A table for each of the environment's arguments, the heads first."""
     heads = _heads(climbed.ladder)
-    return [[heads, *(_row(title, one) for one in found)] for title, found in climbed.results.items()]
+    reaching = climbed.ladder.threshold is not None
+    return [[heads, *(_row(title, one, reaching) for one in found)] for title, found in climbed.results.items()]
 
 
 def sentences(climbed: Climbed) -> list[str]:
@@ -94,7 +95,7 @@ def _heads(ladder: Ladder) -> tuple[str, ...]:
     return ("environment", "rung", "seeds", "return, IQM", INTERVAL, *reaching, "noise scale", "KL, median", "KL, 95 %")
 
 
-def _row(title: str, found: Result) -> tuple[str, ...]:
+def _row(title: str, found: Result, reaching: bool) -> tuple[str, ...]:
     measured = found.measured
     returns = _values(measured.returns)
     cells = [title, measured.label, str(len(returns)), _told(interquartile_mean(returns) if len(returns) else None)]
@@ -103,7 +104,7 @@ def _row(title: str, found: Result) -> tuple[str, ...]:
         rng = np.random.default_rng(SEED)
         ends = stratified_bootstrap([returns], interquartile_mean, RESAMPLES, CONFIDENCE, rng)
         cells[-1] = " … ".join(map(_told, ends))
-    if measured.reached:
+    if reaching:
         steps = [value for value in measured.reached.values() if value is not None]
         cells += [f"{len(steps)} of {len(measured.reached)}", _told(np.median(steps) if steps else None)]
     noise = _values(measured.noise)
