@@ -18,7 +18,7 @@ RUN := $(shell name=runs/first; n=1; while [ -e $$name ]; do n=$$((n + 1)); name
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint types floors test-slow bench hooks clean
+.PHONY: help run test check lint types floors test-slow bench notebooks hooks clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | awk -F ':.*## ' '{ printf "make %-11s%s\n", $$1, $$2 }'
@@ -60,6 +60,9 @@ test-slow: $(VENV)/.dev  ## the tests that take minutes: learning, kills, many s
 
 bench: $(VENV)/.dev  ## the speed table beside Stable-Baselines3
 	$(BIN)/python -m benchmarks
+
+notebooks: $(VENV)/.dev  ## the notebooks, executed: about twenty minutes
+	$(BIN)/python -m notebooks
 
 hooks: $(VENV)/.dev  ## the quick checks before each commit
 	$(BIN)/pre-commit install

@@ -1,4 +1,4 @@
-"""Steps per second and peak memory beside Stable-Baselines3, the same settings, one core, in one run.
+"""Steps per second and peak memory beside Stable-Baselines3 and sb3-contrib, the same settings, one core, in one run.
 
     python -m benchmarks.speed --pairs 3
 
@@ -19,12 +19,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from importlib.metadata import version
+from types import SimpleNamespace
 from typing import Any
 
-STEPS = {"ppo CartPole-v1": 50_000, "ppo LunarLander-v3": 81_920, "a2c CartPole-v1": 50_000, "trpo CartPole-v1": 50_000}
-OURS: dict[str, dict[str, Any]] = {  # the zoo's settings where the tuned ones are others
+STEPS = {
+    "ppo CartPole-v1": 50_000,
+    "ppo LunarLander-v3": 81_920,
+    "a2c CartPole-v1": 50_000,
+    "trpo CartPole-v1": 50_000,
+    "dqn CartPole-v1": 12_000,
+}
+SETTINGS: dict[str, dict[str, Any]] = {  # the zoo's, where the tuned ones are others
     "ppo CartPole-v1": {"num_steps": 32, "minibatch_size": 256, "epochs": 20},
     "ppo LunarLander-v3": {},
     "a2c CartPole-v1": {
@@ -32,67 +38,59 @@ OURS: dict[str, dict[str, Any]] = {  # the zoo's settings where the tuned ones a
         "optimizer": "rmsprop", "normalize_advantages": False,
     },
     "trpo CartPole-v1": {"num_envs": 2, "num_steps": 512, "gamma": 0.99, "gae_lambda": 0.98},
+    "dqn CartPole-v1": {"learning_rate": 2.3e-3},
 }  # fmt: skip
+WARM = {"dqn": 1_536}  # steps behind which it is timed, else a rollout: both have begun to learn
 
 
 def ours(case: str, steps: int) -> float:
-    """Steps per second of `advantage.train` with the zoo's settings."""
+    """Steps per second of `advantage.train`."""
     import advantage
 
+    algorithm, environment = case.split()
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/run"
-        run = advantage.train(*case.split(), steps=steps, run_dir=path, quiet=True, **OURS[case])
+        run = advantage.train(algorithm, environment, steps=steps, run_dir=path, quiet=True, **SETTINGS[case])
         steps_done, seconds = run.metrics()["env_steps"], run.metrics()["wall_time"]
-        return float((steps_done[-1] - steps_done[0]) / (seconds[-1] - seconds[0]))
+        first = int((steps_done < WARM.get(algorithm, 1)).sum())
+        return float((steps_done[-1] - steps_done[first]) / (seconds[-1] - seconds[first]))
 
 
-def theirs(case: str, steps: int) -> float:
-    """Steps per second of Stable-Baselines3 with the zoo's settings."""
-    import torch
-    from sb3_contrib import TRPO
-    from stable_baselines3 import A2C, PPO
-    from stable_baselines3.common.env_util import make_vec_env
+def theirs(case: str, steps: int, settings: dict[str, Any]) -> float:
+    """Steps per second of Stable-Baselines3 or sb3-contrib."""
+    from benchmarks.peers import make
 
-    torch.set_num_threads(1)
-
-    def linear(start: float) -> Callable[[float], float]:
-        return lambda remaining: remaining * start
-
-    zoo: dict[str, dict[str, Any]] = {
-        "ppo CartPole-v1": {
-            "n_steps": 32, "batch_size": 256, "n_epochs": 20, "gamma": 0.98, "gae_lambda": 0.8,
-            "learning_rate": linear(1e-3), "clip_range": linear(0.2),
-        },
-        "ppo LunarLander-v3": {
-            "n_steps": 1024, "batch_size": 64, "n_epochs": 4, "gamma": 0.999, "gae_lambda": 0.98, "ent_coef": 0.01,
-        },
-        "a2c CartPole-v1": {},
-        "trpo CartPole-v1": {
-            "n_steps": 512, "batch_size": 512, "cg_damping": 1e-3, "gae_lambda": 0.98, "n_critic_updates": 20,
-        },
-    }  # fmt: skip
     algorithm, environment = case.split()
-    count = 2 if algorithm == "trpo" else {"CartPole-v1": 8, "LunarLander-v3": 16}[environment]
-    envs = make_vec_env(environment, count, seed=0, env_kwargs={"render_mode": None})
-    model = {"ppo": PPO, "a2c": A2C, "trpo": TRPO}[algorithm]("MlpPolicy", envs, seed=0, device="cpu", **zoo[case])
-    model.learn(1)  # one rollout
+    model = make(algorithm, environment, SimpleNamespace(**settings), seed=0)
+    model.learn(WARM.get(algorithm, 1))  # one rollout
     before, started = model.num_timesteps, time.perf_counter()
     model.learn(steps - before, reset_num_timesteps=False)
-    return (model.num_timesteps - before) / (time.perf_counter() - started)
+    return float((model.num_timesteps - before) / (time.perf_counter() - started))
 
 
-def measure(who: str, case: str, core: int) -> dict[str, float]:
+def resolved(case: str) -> dict[str, Any]:
+    """All settings of a case, which are one for both."""
+    from advantage.planning import plan
+    from benchmarks.peers import check
+
+    algorithm, environment = case.split()
+    settings = plan(algorithm, environment, 0, {"steps": STEPS[case], **SETTINGS[case]}).settings
+    check(algorithm, settings)
+    return vars(settings)
+
+
+def measure(who: str, case: str, core: int, settings: dict[str, Any]) -> dict[str, float]:
     """One library in a process of its own, pinned to a core."""
-    command = [sys.executable, "-m", "benchmarks.speed", "--child", who, case, str(core)]
-    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    command = [sys.executable, "-m", "benchmarks.speed", "--child", who, case, str(core), json.dumps(settings)]
+    out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     found: dict[str, float] = json.loads(out.splitlines()[-1])
     return found
 
 
-def child(who: str, case: str, core: int) -> None:
+def child(who: str, case: str, core: int, settings: dict[str, Any]) -> None:
     """What the pinned process does."""
     os.sched_setaffinity(0, {core})
-    speed = {"ours": ours, "theirs": theirs}[who](case, STEPS[case])
+    speed = ours(case, STEPS[case]) if who == "ours" else theirs(case, STEPS[case], settings)
     print(json.dumps({"speed": speed, "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
 
 
@@ -100,23 +98,30 @@ def main() -> None:
     """Measures in turns and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--cases", nargs="+", choices=tuple(STEPS), default=list(STEPS))
-    parser.add_argument("--core", type=int, default=1)
-    parser.add_argument("--child", nargs=3, metavar=("WHO", "CASE", "CORE"))
+    algorithms = dict.fromkeys(case.split()[0] for case in STEPS)
+    parser.add_argument(
+        "--cases", nargs="+", choices=(*STEPS, *algorithms), default=list(STEPS), metavar="CASE",
+        help=f"of {', '.join(map(repr, STEPS))}; an algorithm stands for all that it has",
+    )  # fmt: skip
+    parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)))
+    parser.add_argument("--child", nargs=4, metavar=("WHO", "CASE", "CORE", "SETTINGS"))
     options = parser.parse_args()
     if options.child:
-        child(options.child[0], options.child[1], int(options.child[2]))
+        who, case, core, settings = options.child
+        child(who, case, int(core), json.loads(settings))
         return
     print(
         f"Python {platform.python_version()}, torch {version('torch')},"
-        f" stable-baselines3 {version('stable-baselines3')}"
+        f" stable-baselines3 {version('stable-baselines3')}, sb3-contrib {version('sb3-contrib')}"
     )
     print(
         "\n| algorithm, environment | steps/s | SB3 | ratio (each pair) | peak memory, MiB | SB3 |"
-        "\n|---|---|---|---|---|---|"
+        "\n|---|---|---|---|---|---|",
+        flush=True,
     )
-    for case in options.cases:
-        pairs = [[measure(who, case, options.core) for who in ("ours", "theirs")] for _ in range(options.pairs)]
+    for case in (case for case in STEPS if {case, case.split()[0]} & {*options.cases}):
+        core, settings = options.core, resolved(case)
+        pairs = [[measure(who, case, core, settings) for who in ("ours", "theirs")] for _ in range(options.pairs)]
         print(row(case, pairs), flush=True)
 
 

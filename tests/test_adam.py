@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from advantage.adam import FlatAdam
+from advantage.adam import FlatAdam, FusedAdam
 from advantage.runs import state
 
 EPS = 1e-5
@@ -50,10 +50,11 @@ def equal(one: nn.Module, other: nn.Module, tolerance: float) -> bool:
     return all(torch.allclose(a, b, rtol=tolerance, atol=tolerance) for a, b in pairs)
 
 
+@pytest.mark.parametrize("kind", [FlatAdam, FusedAdam])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-13)])
-def test_fifty_steps_are_those_of_torch(dtype: torch.dtype, tolerance: float) -> None:
+def test_fifty_steps_are_those_of_torch(dtype: torch.dtype, tolerance: float, kind: type[FlatAdam]) -> None:
     mine, theirs = network(dtype=dtype), network(dtype=dtype)
-    flat, torch_adam = FlatAdam(mine, 1.0, EPS), torchs(theirs)
+    flat, torch_adam = kind(mine, 1.0, EPS), torchs(theirs)
     for index in range(50):
         train(mine, flat, range(index, index + 1))
         train(theirs, torch_adam, range(index, index + 1))

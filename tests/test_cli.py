@@ -17,6 +17,7 @@ from advantage.cli import COMMANDS, main
 
 LANGUAGE = {"models", "generate", "data", "label"}  # see test_cli_language.py
 EXPERIMENTS = {"ladder", "sweep"}  # see tests/experiments
+BENCHMARKS = {"bench"}  # see test_cli_bench.py
 
 QUICK = ["--steps", "512", "--set", "num_steps=32", "--quiet"]
 
@@ -136,7 +137,7 @@ def test_every_command_has_help_and_json(run: Path, tmp_path: Path, capsys: pyte
         "explain": [str(run), "--stream", "1", "--step", "2"],
         "solve": ["gridworld", "--method", "value_iteration"],
     }
-    assert set(calls) == set(COMMANDS) - LANGUAGE - EXPERIMENTS
+    assert set(calls) == set(COMMANDS) - LANGUAGE - EXPERIMENTS - BENCHMARKS
     for name, arguments in calls.items():
         assert main([name, *arguments, "--json"]) == 0
         json.loads(capsys.readouterr().out.splitlines()[-1])

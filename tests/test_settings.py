@@ -128,10 +128,12 @@ def test_text_python_and_toml_mean_the_same(name: str, value: Any, expected: Any
         ("rate", -1, "rate is -1.0; it must be at least 0"),
         ("rate", math.nan, "rate is nan; it must be finite"),
         ("rate", "lin_-1", "rate is lin_-1; it must be at least 0"),
-        ("rate", "lin_", "rate is 'lin_'; it must be a number or a schedule such as \"lin_2.5e-4\""),
+        ("rate", "lin_", 'rate is \'lin_\'; it must be a number or a schedule such as "lin_2.5e-4" or "cos_2.5e-4"'),
+        ("rate", "cos_-1", "rate is cos_-1; it must be at least 0"),
+        ("rate", "sin_1", "rate is 'sin_1'; it must be a number or a schedule"),
         ("rate", "lin_nan", "it must be a number or a schedule"),
         ("rate", "lin_inf", "it must be a number or a schedule"),
-        ("rate", "cos_1e-3", "it must be a number or a schedule"),
+        ("rate", "exp_1e-3", "it must be a number or a schedule"),
         ("flag", "maybe", "flag is 'maybe'; it must be true or false"),
         ("flag", 2, "flag is 2; it must be true or false"),
         ("word", "three", "word is 'three'; it must be one of one, two"),
@@ -190,6 +192,11 @@ def test_a_schedule_is_a_line_down_to_0() -> None:
     assert [scheduled("lin_0.5", remaining) for remaining in (1.0, 0.5, 0.0)] == [0.5, 0.25, 0.0]
     assert scheduled("lin_0.5", -0.2) == 0.0
     assert [scheduled(0.5, remaining) for remaining in (1.0, 0.0)] == [0.5, 0.5]
+
+
+def test_a_schedule_is_half_a_cosine_down_to_0() -> None:
+    assert [scheduled("cos_0.5", remaining) for remaining in (1.0, 0.5, 0.0, -0.2)] == pytest.approx([0.5, 0.25, 0, 0])
+    assert scheduled("cos_1", 0.75) == pytest.approx(0.5 + 0.25 * 2**0.5)
 
 
 def test_at_reads_schedules_and_nothing_else() -> None:

@@ -45,6 +45,13 @@ class Now:
     numerics: str = "advantage"
 
 
+@dataclass(frozen=True)
+class Warm(Now):
+    """And of a language model's."""
+
+    warmup: int = 0
+
+
 # --- a language batch and a policy over tokens ---
 
 
@@ -562,6 +569,13 @@ def test_statistics_are_what_their_names_say() -> None:
     assert 0 < expected["clip_fraction"] < 1
 
 
+def test_a_baseline_that_nothing_is_taught_is_told_all_the_same() -> None:
+    data, steps = sampled_steps()
+    found = statistics(data.replace(returns=None), steps, Now())
+    assert found["train/value_mean"] == pytest.approx(float(data.values_old[data.mask].mean()))
+    assert not {"train/return_mean", "train/value_error", "train/explained_variance"} & set(found)
+
+
 def test_the_clip_fraction_is_that_of_the_ratio_that_is_clipped() -> None:
     data, steps = sampled_steps()
     now = Now(eps_low=0.1, eps_high=0.3)
@@ -613,6 +627,12 @@ def test_a_schedule_begins_full_and_ends_above_0(total: int, rollout: int) -> No
     assert found == pytest.approx([2.0 * (1 - steps / total) for steps in range(0, total, rollout)])
     assert found[0] == 2.0 and found[-1] > 0.0
     assert clips == pytest.approx([rate / 10 for rate in found])
+
+
+def test_a_warmup_rises_to_the_schedule() -> None:
+    now, optimizer = Warm(learning_rate="lin_1.0", warmup=4), torch.optim.SGD(Line([1.0]).parameters(), lr=9.0)
+    found = [schedule(now, Update(step, step, 10), 0, optimizer).learning_rate for step in range(6)]
+    assert found == pytest.approx([1.0 * 0.25, 0.9 * 0.5, 0.8 * 0.75, 0.7, 0.6, 0.5])
 
 
 @pytest.mark.parametrize(("total", "rollout"), [(1000, 100), (1000, 96), (10, 64)])

@@ -10,8 +10,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from advantage import pipeline
-from advantage.algorithms import find, module
-from advantage.errors import RunFailed, UserError
+from advantage.algorithms import find, for_any_actions, module
+from advantage.errors import RunFailed, UnfitActions, UserError
 from advantage.planning import Plan, check_target, plan, recorded, whole
 from advantage.runs import memory
 from advantage.runs.directory import RunDirectory, read_status
@@ -219,6 +219,9 @@ def _run(
         began_at = run.steps
         try:
             module(planned.algorithm).train(planned.target, settings, run)
+        except UnfitActions as error:
+            others = " or ".join(for_any_actions())
+            raise UserError(f"{planned.algorithm} {error}; {others} can be trained on them") from error
         except UserError as error:
             if run.steps == began_at:
                 raise

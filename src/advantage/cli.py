@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from advantage import cli_experiments, cli_language, cli_options, cli_tabular
+from advantage import cli_bench, cli_experiments, cli_language, cli_options, cli_tabular
 from advantage.cli_options import Answer, Command, whole
 from advantage.errors import RunFailed, UserError, nearest
 from advantage.settings import parse_pairs, plain_value
@@ -222,6 +222,7 @@ COMMANDS: dict[str, Command] = {
     "solve": cli_tabular.solve,
     "ladder": cli_experiments.ladder,
     "sweep": cli_experiments.sweep,
+    "bench": cli_bench.bench,
     "models": cli_language.models,
     "generate": cli_language.generate,
     "data": cli_language.data,

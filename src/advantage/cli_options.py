@@ -78,6 +78,7 @@ def parser(commands: Mapping[str, Command]) -> Parser:
     _views(options)
     _solve(options["solve"])
     _experiments(options)
+    _bench(options["bench"])
     _models(options)
     _generate(options["generate"])
     _label(options["label"])
@@ -178,6 +179,20 @@ def _experiments(options: Mapping[str, argparse.ArgumentParser]) -> None:
         options[name].add_argument("--workers", metavar="N", help="processes at once (one a processor)")
         options[name].add_argument("--out", metavar="DIR", help=f"its folder, new or one to go on in (runs/{name}-…)")
         options[name].add_argument("--quiet", action="store_true", help="no progress")
+
+
+def _bench(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("world", choices=("control", "language"), help="beside Stable-Baselines3, or beside TRL")
+    parser.add_argument(
+        "cases", nargs="*", metavar="CASE", help="ppo, a2c, …; sampling, grpo, …; all where none is named"
+    )
+    parser.add_argument(
+        "--pairs", default="3", metavar="N", help="turns of ours and theirs of which speeds are medians (3)"
+    )
+    parser.add_argument("--seeds", metavar="N", help="runs of each side whose returns are compared (5)")
+    parser.add_argument("--steps", metavar="N", help="budget of such a run (the tuned one)")
+    parser.add_argument("--workers", metavar="N", help="such runs at once (one a processor)")
+    parser.add_argument("--out", metavar="DIR", help="where they are kept; what is finished is skipped (runs/bench)")
 
 
 def _models(options: Mapping[str, argparse.ArgumentParser]) -> None:

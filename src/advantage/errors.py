@@ -1,4 +1,4 @@
-"""The three ways a run can end that are not success, and how a misspelt word is answered."""
+"""The ways in which a run can end that are not success, and how a misspelt word is answered."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from collections.abc import Iterable
 
 class UserError(ValueError):
     """The user's mistake: one line with the value and the fix. The command line prints it and exits with 2."""
+
+
+class UnfitActions(UserError):
+    """An environment whose actions the algorithm cannot choose among. The message begins behind its name."""
 
 
 class RunFailed(RuntimeError):

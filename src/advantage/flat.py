@@ -21,6 +21,9 @@ class FlatOptimizer:
         module: whose parameters are trained, or those parameters by name; all of one dtype and device.
         learning_rate: ≥ 0, changed by `param_groups[0]["lr"]` as in torch.
         eps: ε > 0 of the divisor.
+
+    Attributes:
+        steps: how many it has made.
     """
 
     def __init__(self, module: nn.Module | Mapping[str, nn.Parameter], learning_rate: float, eps: float) -> None:
@@ -34,7 +37,7 @@ class FlatOptimizer:
             parameter.data = value.view_as(parameter)
             parameter.grad = gradient.view_as(parameter)
         self._moments: dict[str, Tensor] = {}
-        self._steps = 0
+        self.steps = 0
         self._eps = eps
         self.param_groups: list[dict[str, Any]] = [{"params": [self._flat], "lr": learning_rate}]
 
@@ -48,14 +51,14 @@ class FlatOptimizer:
 
     def state(self) -> dict[str, Any]:
         """The moments by parameter name, the count of steps and the learning rate."""
-        state: dict[str, Any] = {"steps": self._steps, "learning_rate": self.param_groups[0]["lr"]}
+        state: dict[str, Any] = {"steps": self.steps, "learning_rate": self.param_groups[0]["lr"]}
         for kind, moments in self._moments.items():
             state |= {f"{name}/{kind}": part for name, part in zip(self._sizes, self._split(moments), strict=True)}
         return state
 
     def restore(self, state: dict[str, Any]) -> None:
         """Takes back what `state` gave."""
-        self._steps = int(state["steps"])
+        self.steps = int(state["steps"])
         self.param_groups[0]["lr"] = float(state["learning_rate"])
         for kind, moments in self._moments.items():
             moments.copy_(torch.cat([torch.as_tensor(state[f"{name}/{kind}"]).reshape(-1) for name in self._sizes]))

@@ -37,7 +37,7 @@ class FlatRMSprop(FlatOptimizer):
     @torch.no_grad()
     def step(self) -> None:
         """One step down the gradients of the parameters."""
-        self._steps += 1
+        self.steps += 1
         self._square.mul_(self._alpha).addcmul_(self._gradient, self._gradient, value=1.0 - self._alpha)
         root = (self._square + self._eps).sqrt_() if self._inside else self._square.sqrt().add_(self._eps)
         self._flat.addcdiv_(self._gradient, root, value=-self.param_groups[0]["lr"])

@@ -13,7 +13,7 @@ import re
 import tomllib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from advantage.errors import UserError, nearest
@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # the settings of a moment have plain numbers in the place of
     Schedule: TypeAlias = Any
 else:
     Schedule = float | str
-    """A number, or "lin_2.5e-4": from that value down a line to 0 at the end of the budget."""
+    """A number, or from one down to 0 at the end of the budget: "lin_2.5e-4" by a line, "cos_2.5e-4" by a cosine."""
 
 PEERS_WORDS = {
     "actor_lr": "learning_rate",
@@ -46,6 +46,9 @@ PEERS_WORDS = {
     "line_search_max_iter": "line_search_tries",
     "line_search_shrinking_factor": "line_search_shrink",
     "n_critic_updates": "critic_epochs",
+    "exploration_final_eps": "epsilon_end",
+    "exploration_fraction": "epsilon_fraction",
+    "exploration_initial_eps": "epsilon_start",
     "n_envs": "num_envs",
     "n_epochs": "epochs",
     "n_steps": "num_steps",
@@ -70,11 +73,19 @@ PEERS_WORDS = {
     "reward_funcs": "rewards",
     "rms_prop_eps": "adam_eps",
     "rollout_n": "num_generations",
+    "target_network_frequency": "target_update_every",
+    "target_update_interval": "target_update_every",
     "total_timesteps": "steps",
+    "train_freq": "train_every",
+    "train_frequency": "train_every",
     "train_batch_size": "batch_size (in prompts)",
     "update_epochs": "epochs",
     "use_rms_prop": "optimizer",
     "value_coef": "vf_coef",
+    "warmup_steps": "warmup (in updates)",
+    "num_warmup_steps": "warmup (in updates)",
+    "warmup_ratio": "warmup (in updates)",
+    "lr_scheduler_type": "learning_rate (lin_1e-5 is linear, cos_1e-5 cosine)",
     "value_loss_coef": "vf_coef",
 }
 
@@ -126,10 +137,16 @@ def resolve(kind: type[T], given: Mapping[str, Any]) -> T:
     return kind(**values)
 
 
+SHAPES: dict[str, Callable[[float], float]] = {
+    "lin_": lambda remaining: remaining,
+    "cos_": lambda remaining: 0.5 * (1.0 - math.cos(math.pi * remaining)),
+}
+
+
 def at(settings: T, remaining: float) -> T:
     """The settings of this moment: every schedule replaced by its value with this share of the budget still to go."""
     texts = ((name, value) for name, value in vars(settings).items() if isinstance(value, str))
-    changes = {name: scheduled(value, remaining) for name, value in texts if value.startswith("lin_")}
+    changes = {name: scheduled(value, remaining) for name, value in texts if _is_schedule(value)}
     return dataclasses.replace(settings, **changes) if changes else settings  # type: ignore[type-var]
 
 
@@ -140,7 +157,7 @@ def scheduled(schedule: Schedule, remaining: float) -> float:
     0.25
     """
     if isinstance(schedule, str):
-        return float(schedule.removeprefix("lin_")) * max(remaining, 0.0)
+        return float(schedule[4:]) * SHAPES[schedule[:4]](max(remaining, 0.0))
     return float(schedule)
 
 
@@ -271,14 +288,14 @@ def _real(number: float) -> float:
 
 def _is_schedule(text: Any) -> bool:
     try:
-        return isinstance(text, str) and text.startswith("lin_") and math.isfinite(float(text[4:]))
+        return isinstance(text, str) and text[:4] in SHAPES and math.isfinite(float(text[4:]))
     except ValueError:
         return False
 
 
 def _kind_name(hint: Any) -> str:
     if hint == Schedule:
-        return 'a number or a schedule such as "lin_2.5e-4"'
+        return 'a number or a schedule such as "lin_2.5e-4" or "cos_2.5e-4"'
     words = {int: "a whole number", float: "a number", bool: "true or false", type(None): "none"}
     allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if dict in [typing.get_origin(kind) for kind in allowed]:

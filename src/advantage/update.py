@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -209,7 +209,7 @@ def descend(optimizer: Optimizer, loss: Tensor, max_grad_norm: float) -> float:
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     norm = _clip_gradient(optimizer, max_grad_norm)
-    if not (math.isfinite(norm) and loss.isfinite()):
+    if not (math.isfinite(norm) and math.isfinite(loss.item())):
         raise NonFinite(f"a loss of {loss.item():g} with a gradient of norm {norm:g} is not finite")
     optimizer.step()
     return norm
@@ -246,10 +246,13 @@ def within_target_kl(now: Any) -> Callable[[Evaluation, Batch], bool] | None:
 
 
 def scheduled_settings(settings: S, steps: int, total: int, collected: int) -> S:
-    """The settings of an update before which `steps` of `total` were done, and whose rollout has `collected` more."""
+    """The settings behind `steps` of `total`, for a rollout of `collected` more; a `warmup` rises to them."""
     if DIALECTS[settings.numerics].schedule_after_rollout:
         steps += collected
-    return at(settings, max(0.0, 1.0 - steps / total))
+    now, warmup = at(settings, max(0.0, 1.0 - steps / total)), getattr(settings, "warmup", 0)
+    if steps >= warmup:
+        return now
+    return replace(now, learning_rate=now.learning_rate * (steps + 1) / warmup)
 
 
 Ratio = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -322,11 +325,13 @@ def _of_fresh_data(data: Batch) -> dict[str, float]:
         skew = (deviation**3).mean() / std**3 if std > 0 else torch.zeros(())
         found = {"train/advantage_mean": float(a.mean()), "train/advantage_std": float(std)}
         found["train/advantage_skew"] = float(skew)
+    if data.values_old is not None:
+        found["train/value_mean"] = float(_true(data, data.values_old).mean())
     if data.returns is not None and data.values_old is not None:
         values, returns = _true(data, data.values_old), _true(data, data.returns)
         error = returns - values
         spread = returns.var(correction=0)
-        found["train/value_mean"], found["train/return_mean"] = float(values.mean()), float(returns.mean())
+        found["train/return_mean"] = float(returns.mean())
         found["train/value_error"] = float(error.abs().mean())
         if spread > 0:
             found["train/explained_variance"] = 1.0 - float(error.var(correction=0) / spread)

@@ -101,6 +101,7 @@ SPREAD, RETURN = "train/advantage_std", "train/return_mean"
 ENTROPY, NORM, KL, RATIO = "train/entropy", "train/gradient_norm", "train/approx_kl", "train/first_ratio_error"
 SEARCH, SAMPLES = "train/is_line_search_success", "train/effective_sample_size"
 REWARD, SATURATION = "rollout/ep_rew_mean", "rollout/action_saturation"
+SIZE, BOUND = "train/value_size", "train/value_bound"
 
 _MEMORISED = ramp(40, {LOSS: (20.0, 2.0), EXPLAINED: (0.3, 0.2)})
 
@@ -121,6 +122,7 @@ FIRING: dict[str, list[list[Row]]] = {
     "critic_explains_nothing": [steady(40, {EXPLAINED: -0.5, SPREAD: 30.0})],
     "critic_memorises": [[row | {SPREAD: 12.0} for row in _MEMORISED]],
     "large_returns": [steady(3, {RETURN: -2500.0})],
+    "runaway_values": [steady(5, {SIZE: 900.0, BOUND: 100.0})],
     "saturated_actions": [steady(10, {SATURATION: 0.97})],
     "falling_returns": [
         ramp(60, {REWARD: (20.0, 500.0)}) + steady(10, {REWARD: 60.0}),
@@ -163,6 +165,11 @@ SILENT: dict[str, list[list[Row]]] = {
         ramp(40, {LOSS: (20.0, 15.0), EXPLAINED: (0.3, 0.3), SPREAD: (12.0, 12.0)}),
     ],
     "large_returns": [steady(9, {RETURN: -60.0})],
+    "runaway_values": [
+        steady(20, {SIZE: 111.0, BOUND: 100.0}),
+        steady(20, {SIZE: 3.0, BOUND: 0.0}),  # no reward was seen yet: a network that has learnt nothing
+        (steady(4, {SIZE: 900.0, BOUND: 100.0}) + steady(1, {SIZE: 90.0, BOUND: 100.0})) * 3,
+    ],
     "saturated_actions": [steady(20, {SATURATION: 0.8}), steady(9, {SATURATION: 0.97})],
     "falling_returns": [
         ramp(60, {REWARD: (20.0, 500.0)}) + steady(60, {REWARD: 300.0}),

@@ -18,6 +18,7 @@ class Entry:
 
     world: str  # "control" or "language"
     summary: str
+    discrete: bool = False  # whether it can only choose among actions that can be listed
 
 
 ALGORITHMS = {
@@ -29,6 +30,7 @@ ALGORITHMS = {
     "ppo": Entry("control", "clipped importance ratios, several epochs a rollout, GAE critic (Schulman et al. 2017)"),
     "trpo": Entry("control", "one natural-gradient step a rollout, searched inside a KL bound (Schulman et al. 2015)"),
     "off_policy_pg": Entry("control", "policy gradient from a log of another policy, by weights (Degris et al. 2012)"),
+    "dqn": Entry("control", "Q-learning from a replay toward a target network (Mnih et al. 2015)", discrete=True),
     "sft": Entry("language", "supervised fine-tuning: cross-entropy on given answers"),
     "reward_model": Entry("language", "a score from preferences, outcomes or steps (Bradley & Terry 1952)"),
     "dpo": Entry("language", "preference pairs, the policy's own log-ratio as reward (Rafailov et al. 2023)"),
@@ -52,6 +54,11 @@ def find(name: str) -> Entry:
     if name not in ALGORITHMS:
         raise UserError(f"there is no algorithm {name!r}; {nearest(name, ALGORITHMS)}")
     return ALGORITHMS[name]
+
+
+def for_any_actions() -> list[str]:
+    """The algorithms of control that take every space of actions."""
+    return [name for name, entry in ALGORITHMS.items() if entry.world == "control" and not entry.discrete]
 
 
 def module(name: str) -> ModuleType:

@@ -58,6 +58,11 @@ class Bounds:
         return np.clip(raw, box.low, box.high).astype(box.dtype, copy=False)
 
 
+def bounds_of(space: gym.Space[Any], settings: Any) -> Bounds:
+    """The bounds as the settings have them; algorithms of discrete actions alone have no such setting and no boxes."""
+    return Bounds(space, getattr(settings, "action_bounds", "clip"))
+
+
 def _finite(box: gym.spaces.Box) -> Array:
     """Which entries have both bounds, and so can be stretched between them."""
     finite: Array = np.isfinite(box.low) & np.isfinite(box.high)

@@ -9,13 +9,12 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from advantage.control.actions import Bounds
+from advantage.control.actions import bounds_of
 from advantage.control.environments import make_envs
 from advantage.control.evaluation import Score
 from advantage.control.normalization import Normalizer
-from advantage.control.policy import make_policy
-from advantage.control.settings import Control
-from advantage.control.setup import held_out, how_many
+from advantage.control.settings import Environments
+from advantage.control.setup import held_out, how_many, make_network
 from advantage.control.space_trees import map_leaves, misfit, sender
 from advantage.errors import UserError
 from advantage.runs.state import restore
@@ -25,20 +24,22 @@ from advantage.trajectory import Policy, Tree, tree_leaves, tree_map
 class Agent:
     """A policy with the normaliser that it was trained with, both frozen."""
 
-    def __init__(self, target: Any, settings: Control, policy: Policy, normalizer: Normalizer, spaces: Any) -> None:
+    def __init__(
+        self, target: Any, settings: Environments, policy: Policy, normalizer: Normalizer, spaces: Any
+    ) -> None:
         self.target, self.settings, self.network, self.normalizer = target, settings, policy, normalizer
         self.observation_space: gym.Space[Any] = spaces.observation
         self.action_space: gym.Space[Any] = spaces.action
-        self._bounds = Bounds(spaces.action, settings.action_bounds)
+        self._bounds = bounds_of(spaces.action, settings)
         self._send = sender(spaces.action)
         self._rng = np.random.default_rng(0)
 
     @classmethod
-    def of(cls, target: Any, settings: Control, states: Mapping[str, dict[str, Any]]) -> Self:
+    def of(cls, target: Any, settings: Environments, states: Mapping[str, dict[str, Any]]) -> Self:
         """The agent whose states a run saved; the environment is built once, for its spaces."""
         envs = make_envs(target, how_many(target, 1), vectorization="sync", env_args=settings.env_args)
         envs.start(0)
-        policy = make_policy(envs.spaces.observation, envs.spaces.action, settings, seed=0)
+        policy = make_network(envs.spaces.observation, envs.spaces.action, settings, seed=0)
         normalizer = Normalizer(envs.spaces.observation, envs.num_envs, settings)
         envs.close()
         restore(policy, states["policy"])
@@ -64,7 +65,7 @@ class Agent:
             return self._bounds.applied(self.network.act(tree_map(torch.from_numpy, seen), noise))
 
     def value(self, observation: Tree) -> float | np.ndarray:
-        """V(s) in units of (normalised) reward: a number, or (B,) for a batch."""
+        """V(s) in units of (normalised) reward, max_a Q(s, a) of what learns Q: a number, or (B,) for a batch."""
         context, alone = self._context(observation, None)
         seen = {"observation": tree_map(torch.from_numpy, self.normalizer.observe(context["observation"]))}
         with torch.inference_mode():

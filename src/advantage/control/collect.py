@@ -113,12 +113,12 @@ def collect_log(
 
 def _episodes(
     envs: Envs, policy: Policy, normalizer: Normalizer, bounds: Bounds, episodes: int, rng: np.random.Generator
-) -> tuple[_Tape, list[tuple[int, int, int]]]:
+) -> tuple[Tape, list[tuple[int, int, int]]]:
     """What was recorded until every environment had played what it owes, and (environment, begin, end) of each."""
     owed = np.array([len(range(i, episodes, envs.num_envs)) for i in range(envs.num_envs)])
     envs.reset()
     normalizer.start()
-    tapes: list[_Tape] = []
+    tapes: list[Tape] = []
     left = owed.copy()
     while (left > 0).any():
         tapes.append(_record(envs, policy, normalizer, bounds, _CHUNK, rng, left))
@@ -138,7 +138,7 @@ _CHUNK = 64  # steps whose noise is drawn, and whose tape is made, at once
 
 
 @dataclass
-class _Tape:
+class Tape:
     """What was seen, done and paid, time first: contexts of T + 1 moments, the rest of T."""
 
     context: Tree
@@ -159,26 +159,26 @@ def _record(
     num_steps: int,
     rng: np.random.Generator,
     left: Array | None = None,
-) -> _Tape:
+) -> Tape:
     """Steps the environments, at most until each has ended as many episodes as are `left`; nothing is scored."""
     settle_moments(policy)
     shape = (num_steps, envs.num_envs)
     noise = policy.noise(rng, shape)
     context = tree_map(lambda leaf: np.empty((num_steps + 1, *leaf.shape), leaf.dtype), envs.context)
     flags = [np.zeros(shape, bool) for _ in range(3)]
-    tape = _Tape(context, None, np.zeros(shape), flags[0], flags[1], flags[2], first_step=envs.steps)
+    tape = Tape(context, None, np.zeros(shape), flags[0], flags[1], flags[2], first_step=envs.steps)
     chosen = []
     with torch.inference_mode():
         for t, drawn in enumerate(noise.unbind()):
             seen = envs.context
-            _write(context, t, seen)
+            write(context, t, seen)
             tape.mask[t] = ~envs.resetting
             raw = policy.act(_tensors(seen, normalizer), drawn)
             chosen.append(raw)
             try:
                 step = envs.step(bounds.applied(raw))
             except RunFailed:
-                _check(_so_far(tape, chosen))  # a NaN that was sent is named before the crash that it caused
+                check(_so_far(tape, chosen))  # a NaN that was sent is named before the crash that it caused
                 raise
             tape.rewards[t], tape.terminated[t], tape.truncated[t] = step.rewards, step.terminated, step.truncated
             for env, observation in step.final.items():
@@ -187,20 +187,20 @@ def _record(
                 left -= step.terminated | step.truncated
                 if (left <= 0).all():
                     break
-        _write(context, t + 1, envs.context)
+        write(context, t + 1, envs.context)
         tape.actions = _stacked(chosen)
     tape = tape if t + 1 == num_steps else _shortened(tape, t + 1)
-    _check(tape)
+    check(tape)
     return tape
 
 
-def _shortened(tape: _Tape, steps: int) -> _Tape:
+def _shortened(tape: Tape, steps: int) -> Tape:
     """The first steps of a tape."""
     columns = {name: getattr(tape, name)[:steps] for name in ("rewards", "terminated", "truncated", "mask")}
     return replace(tape, context=tree_map(lambda leaf: leaf[: steps + 1], tape.context), **columns)
 
 
-def _so_far(tape: _Tape, chosen: list[Tree]) -> _Tape:
+def _so_far(tape: Tape, chosen: list[Tree]) -> Tape:
     """What is on a tape when a step fails: contexts and actions up to that step, rewards up to the one before."""
     seen = tree_map(lambda leaf: leaf[: len(chosen)], tape.context)
     return replace(tape, context=seen, actions=_stacked(chosen), rewards=tape.rewards[: len(chosen) - 1])
@@ -210,7 +210,7 @@ def _stacked(chosen: list[Tree]) -> Tree:
     return tree_map(lambda *leaves: torch.stack(leaves).numpy(), *chosen)
 
 
-def _scored(tape: _Tape, policy: Policy, normalizer: Normalizer, logp: bool) -> Rollout:
+def _scored(tape: Tape, policy: Policy, normalizer: Normalizer, logp: bool) -> Rollout:
     """The tape as a rollout: what the acting policy and critic say about all of it, in one call each."""
     raw = tape.context["observation"]
     seen = tape.context | {"observation": normalizer.observe(raw)}
@@ -249,7 +249,7 @@ def _scored(tape: _Tape, policy: Policy, normalizer: Normalizer, logp: bool) -> 
     )
 
 
-def _ends(tape: _Tape, normalizer: Normalizer) -> Tree:
+def _ends(tape: Tape, normalizer: Normalizer) -> Tree:
     """The final observations as contexts. Which actions were legal there nobody says: all are."""
     ends = tree_map(lambda *leaves: np.stack(leaves), *(observation for _, _, observation in tape.finals))
     found = {"observation": tree_map(torch.from_numpy, normalizer.observe(ends))}
@@ -277,13 +277,13 @@ def _cut_to_episodes(rollout: Rollout, starts: list[tuple[int, int, int]], room:
     )
 
 
-def _joined(tapes: list[_Tape]) -> _Tape:
+def _joined(tapes: list[Tape]) -> Tape:
     def of_moments(*leaves: Array) -> Array:
         return np.concatenate([*(leaf[:-1] for leaf in leaves), leaves[-1][-1:]])
 
     steps = np.cumsum([0] + [len(tape.rewards) for tape in tapes])
     finals = [(t + int(at), env, seen) for at, tape in zip(steps, tapes, strict=False) for t, env, seen in tape.finals]
-    return _Tape(
+    return Tape(
         context=tree_map(of_moments, *(tape.context for tape in tapes)),
         actions=tree_map(lambda *leaves: np.concatenate(leaves), *(tape.actions for tape in tapes)),
         rewards=np.concatenate([tape.rewards for tape in tapes]),
@@ -295,7 +295,7 @@ def _joined(tapes: list[_Tape]) -> _Tape:
     )
 
 
-def _check(tape: _Tape) -> None:
+def check(tape: Tape) -> None:
     """Refuses what is not finite and names the first: what was seen comes before what was done, that before its pay."""
     paid = np.where(tape.mask[: len(tape.rewards)], tape.rewards, 0.0)
     found = []
@@ -315,13 +315,14 @@ def _check(tape: _Tape) -> None:
         check_finite(name, row, tape.first_step + int(tape.mask[:t].sum()))
 
 
-def _write(tape: Tree, t: int, seen: Tree) -> None:
+def write(tape: Tree, t: int, seen: Tree) -> None:
+    """Puts what is seen in its place of what is kept."""
     if isinstance(tape, dict):
         for key, branch in tape.items():
-            _write(branch, t, seen[key])
+            write(branch, t, seen[key])
     elif isinstance(tape, tuple):
         for branch, leaf in zip(tape, seen, strict=True):
-            _write(branch, t, leaf)
+            write(branch, t, leaf)
     else:
         tape[t] = seen
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from advantage.control.settings import Control
+from advantage.control.settings import Environments
 from advantage.trajectory import Batch, Rollout
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "silu": nn.SiLU}
@@ -92,14 +92,14 @@ class Trunk(nn.Sequential):
         return features
 
 
-def trunk(inputs: int, settings: Control) -> Trunk:
+def trunk(inputs: int, settings: Environments, batch_norm: bool = False) -> Trunk:
     """The hidden layers of these settings over so many inputs."""
     layers: list[nn.Module] = []
     for size in settings.network:
         layers.append(nn.Linear(inputs, size))
         if settings.layer_norm:
             layers.append(nn.LayerNorm(size))
-        if settings.batch_norm:
+        if batch_norm:
             layers.append(BatchNorm(size))
         layers.append(ACTIVATIONS[settings.activation]())
         inputs = size

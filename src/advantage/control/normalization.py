@@ -65,13 +65,15 @@ class Normalizer:
 
     def __init__(self, space: spaces.Space[Any], num_envs: int, settings: Any) -> None:
         self.space = space
-        self.clip, self.reward_clip, self.gamma = settings.observation_clip, settings.reward_clip, settings.gamma
+        self.clip, self.gamma = settings.observation_clip, settings.gamma
         self.observations: list[Moments | None] = [
             Moments(leaf.shape) if settings.normalize_observations and isinstance(leaf, spaces.Box) else None
             for leaf in leaves(space, map_leaves(space, lambda part, _: part, space), "observation").values()
         ]
         self.active = any(moments is not None for moments in self.observations)
-        self.rewards = Moments(()) if settings.normalize_rewards else None
+        scales_rewards = getattr(settings, "normalize_rewards", False)  # what learns from a replay has no such setting
+        self.rewards = Moments(()) if scales_rewards else None
+        self.reward_clip = settings.reward_clip if scales_rewards else np.inf
         self.sums = np.zeros(num_envs)
 
     def start(self) -> None:

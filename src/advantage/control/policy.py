@@ -30,8 +30,8 @@ class ActorCritic(nn.Module):
     def __init__(self, observation: gym.Space[Any], action: gym.Space[Any], settings: Control) -> None:
         super().__init__()
         self.encoder = encoder_for(observation, torch.get_default_dtype())
-        self.actor = trunk(self.encoder.size, settings)
-        self.critic = self.actor if settings.share_trunk else trunk(self.encoder.size, settings)
+        self.actor = trunk(self.encoder.size, settings, settings.batch_norm)
+        self.critic = self.actor if settings.share_trunk else trunk(self.encoder.size, settings, settings.batch_norm)
         features = settings.network[-1] if settings.network else self.encoder.size
         self.head = head_for(
             action, features, settings.log_std_init, settings.state_dependent_std, settings.full_covariance
@@ -43,7 +43,10 @@ class ActorCritic(nn.Module):
         self.least = settings.critics_value == "least"
         others = range(settings.critics - 1)
         self.other_critics = nn.ModuleList(
-            [nn.Sequential() if settings.share_trunk else trunk(self.encoder.size, settings) for _ in others]
+            [
+                nn.Sequential() if settings.share_trunk else trunk(self.encoder.size, settings, settings.batch_norm)
+                for _ in others
+            ]
         )
         self.other_value_heads = nn.ModuleList([nn.Linear(features, 1) for _ in others])
         if settings.orthogonal_init:

@@ -10,8 +10,8 @@ from advantage.settings import Common, Schedule, setting
 
 
 @dataclass(frozen=True)
-class Control(Common):
-    """What it takes to meet environments: how many, how their numbers are treated, which network, which evaluation."""
+class Environments(Common):
+    """What it takes to meet environments and to train a network in them, whatever it learns."""
 
     num_envs: int = setting(8, "environments stepped together", low=1)
     env_args: dict[str, Any] = setting({}, "arguments of the environment, also by --env NAME=VALUE")
@@ -24,6 +24,15 @@ class Control(Common):
     network: tuple[int, ...] = setting((64, 64), "hidden layers of each trunk", unit="units", low=1)
     activation: str = setting("tanh", "nonlinearity between layers", choices=("tanh", "relu", "silu"))
     layer_norm: bool = setting(False, "normalise each hidden layer before its nonlinearity")
+    normalize_observations: bool = setting(False, "observations to mean 0, std 1, by running moments")
+    observation_clip: float = setting(10.0, "bound on normalised observations", above=0)
+    numerics: str = setting("advantage", "whose arithmetic, where peers differ", choices=("advantage", "sb3"))
+
+
+@dataclass(frozen=True)
+class Control(Environments):
+    """What a policy over any space of actions has besides, with a critic beside it."""
+
     batch_norm: bool = setting(False, "normalise each hidden layer by running moments, frozen during an update")
     share_trunk: bool = setting(False, "one trunk for actor and critic")
     critics: int = setting(1, "critics, each trained by itself on the same targets", low=1)
@@ -33,11 +42,36 @@ class Control(Common):
     state_dependent_std: bool = setting(False, "log-std as a head of the state, not a parameter")
     full_covariance: bool = setting(False, "a Gaussian whose entries may correlate (Cholesky factor)")
     action_bounds: str = setting("clip", "how a raw continuous action meets its box", choices=("clip", "rescale"))
-    normalize_observations: bool = setting(False, "observations to mean 0, std 1, by running moments")
-    observation_clip: float = setting(10.0, "bound on normalised observations", above=0)
     normalize_rewards: bool = setting(False, "rewards divided by the running std of their discounted sum")
     reward_clip: float = setting(10.0, "bound on normalised rewards", above=0)
-    numerics: str = setting("advantage", "whose arithmetic, where peers differ", choices=("advantage", "sb3"))
+
+
+@dataclass(frozen=True)
+class ValueBased(Environments):
+    """What it takes to learn the values of discrete actions from remembered steps."""
+
+    num_envs: int = setting(1, "environments stepped together", low=1)
+    learning_rate: Schedule = setting(5e-4, "step size of Adam", low=0)
+    adam_eps: float = setting(1e-8, "ε in Adam's divisor", above=0)
+    max_grad_norm: float = setting(10.0, "bound on the gradient's global norm", above=0)
+    activation: str = setting("relu", "nonlinearity between layers", choices=("tanh", "relu", "silu"))
+    double: bool = setting(False, "the network chooses the next action, the target network values it")
+    dueling: bool = setting(False, "V(s) and the advantages of the actions as two heads (Wang et al. 2016)")
+    epsilon_start: float = setting(1.0, "share of random actions at the start", low=0, high=1)
+    epsilon_end: float = setting(
+        0.05, "share of random actions at the end, and of a policy that explores", low=0, high=1
+    )
+    epsilon_fraction: float = setting(0.1, "share of the budget over which it goes, in a line", low=0, high=1)
+    learning_starts: int = setting(1_000, "steps at random before anything is learnt", unit="steps", low=0)
+    train_every: int = setting(4, "steps of each environment between two rounds of learning", low=1)
+    gradient_steps: int | None = setting(1, "optimiser steps of such a round; none for one a step taken", low=1)
+    minibatch_size: int = setting(64, "transitions of one optimiser step", low=1)
+    buffer_size: int = setting(100_000, "transitions that the replay holds", low=1)
+    n_step: int = setting(1, "rewards that are summed before the bootstrap", low=1)
+    replay: str = setting("uniform", "which transitions are drawn", choices=("uniform", "prioritized"))
+    priority_alpha: float = setting(0.6, "prioritized: 0 is uniform, 1 in proportion to |δ|", low=0, high=1)
+    priority_beta: float = setting(0.4, "prioritized: how far weights undo it; rises in a line to 1", low=0, high=1)
+    log_every: int = setting(1_000, "steps of a row of metrics, behind which a checkpoint may be", unit="steps", low=1)
 
 
 @dataclass(frozen=True)

@@ -8,28 +8,32 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import torch
 
-from advantage.control.actions import Bounds
+from advantage.control.actions import Bounds, bounds_of
 from advantage.control.drift import Drift
 from advantage.control.environments import Envs, make_envs
 from advantage.control.evaluation import Score, evaluate
 from advantage.control.failures import in_memory
 from advantage.control.normalization import Normalizer
-from advantage.control.policy import ActorCritic, make_policy
-from advantage.control.settings import Control
+from advantage.control.policy import make_policy
+from advantage.control.q_network import make_q_network
+from advantage.control.settings import Environments, ValueBased
 from advantage.errors import UserError
 from advantage.runs.live import LiveRun
 from advantage.trajectory import Policy, Rollout, tree_map
 
 
 class Workshop(NamedTuple):
-    """Environments in mid-episode, the network that acts in them, and the moments that it sees them through."""
+    """Environments in mid-episode, the network that acts in them, and the moments that it sees them through.
+
+    The network is a torch module that is a `Policy` too.
+    """
 
     envs: Envs
-    policy: ActorCritic
+    policy: Any
     normalizer: Normalizer
 
 
-def prepare(target: Any, settings: Control, run: LiveRun) -> Workshop:
+def prepare(target: Any, settings: Environments, run: LiveRun) -> Workshop:
     """Builds what acts, under the run's named seeds, and arranges held-out evaluation.
 
     Raises:
@@ -46,7 +50,7 @@ def prepare(target: Any, settings: Control, run: LiveRun) -> Workshop:
         envs = make_envs(target, count, vectorization=settings.vectorization, env_args=settings.env_args)
         envs.start(run.seed("environments"))
     with in_memory(network=",".join(map(str, settings.network))):
-        policy = make_policy(envs.spaces.observation, envs.spaces.action, settings, run.seed("network"))
+        policy = make_network(envs.spaces.observation, envs.spaces.action, settings, run.seed("network"))
     normalizer = Normalizer(envs.spaces.observation, envs.num_envs, settings)
     if settings.normalize_observations and not normalizer.active:
         run.note("warn", "normalize_observations", "no observation here is a number on a scale: nothing is normalised")
@@ -60,17 +64,23 @@ def prepare(target: Any, settings: Control, run: LiveRun) -> Workshop:
 
 
 def held_out(
-    target: Any, policy: Policy, normalizer: Normalizer, settings: Control, seed: int, episodes: int | None = None
+    target: Any, policy: Policy, normalizer: Normalizer, settings: Environments, seed: int, episodes: int | None = None
 ) -> Score:
     """Deterministic whole episodes in environments of their own."""
     episodes = episodes or settings.eval_episodes
     count = how_many(target, min(episodes, settings.num_envs))
     envs = make_envs(target, count, vectorization="sync", env_args=settings.env_args)
     try:
-        bounds = Bounds(envs.spaces.action, settings.action_bounds)
+        bounds = bounds_of(envs.spaces.action, settings)
         return evaluate(envs, policy, normalizer, bounds, episodes, seed, max_steps=settings.eval_max_steps)
     finally:
         envs.close()
+
+
+def make_network(observation: gym.Space[Any], action: gym.Space[Any], settings: Any, seed: int) -> Any:
+    """The network that these settings train: action values, or a policy and a critic."""
+    make = make_q_network if isinstance(settings, ValueBased) else make_policy
+    return make(observation, action, settings, seed)
 
 
 def how_many(target: Any, wanted: int) -> int | None:

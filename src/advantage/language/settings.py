@@ -20,6 +20,7 @@ class Language(Common):
     max_length: int = setting(1024, "longer examples are left out, and counted", unit="tokens", low=2)
     batch_size: int = setting(32, "examples, or prompts, of an update", low=1)
     learning_rate: Schedule = setting(1e-5, "step size of Adam", low=0)
+    warmup: int = setting(0, "first updates, over which the learning rate rises in a line", unit="updates", low=0)
     adam_eps: float = setting(1e-8, "ε in Adam's divisor", above=0)
     max_grad_norm: float = setting(1.0, "bound on the gradient's global norm", above=0)
     micro_tokens: int | None = setting(

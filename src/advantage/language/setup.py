@@ -76,6 +76,8 @@ def loaded(
     target: Any, settings: Language, run: LiveRun, kind: str
 ) -> tuple[Any, PreTrainedTokenizerBase, Source, Task | None]:
     """The model, its tokenizer and the examples, before any head is put on."""
+    if settings.warmup >= settings.steps:
+        raise UserError(f"warmup is {settings.warmup} updates; the run has {settings.steps}, give fewer")
     torch.set_num_threads(settings.threads)
     run.between(Heap().tidy)
     tokenizer, source, task = examples_of(target, settings, kind, run.seed("data"))

@@ -4,8 +4,9 @@
                        state.json                 {"sha256": of the body's text, "body": everything else}
 
 The body holds `format`, `step`, `run` (counters and the like), `scalars` (of each kept thing, what is no tensor),
-`files` (the sha256 of each) and `machine`; what may differ between an interrupted run and another (`times`,
-`attempt`) stands in `about`. Which one is the latest is computed, never pointed at.
+`files` (the sha256 of each), `segments` (the same of the pieces of what only grows, by thing: they lie beside) and
+`machine`; what may differ between an interrupted run and another (`times`, `attempt`) stands in `about`. Which one is
+the latest is computed, never pointed at.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from advantage.errors import RunFailed, UserError
-from advantage.runs import durable
+from advantage.runs import durable, segments
 from advantage.runs.directory import FORMAT, check_format
 from advantage.runs.encode import dumps, loads
 
@@ -44,6 +46,11 @@ class Checkpoint:
     path: Path
     step: int
     body: dict[str, Any]
+
+    def pieces(self, name: str) -> dict[str, str]:
+        """The segments of a kept thing that only grows, sha256 by file; none of any other."""
+        found: dict[str, dict[str, str]] = self.body["segments"]
+        return found.get(name, {})
 
     def state(self, name: str) -> State:
         """The state of a kept thing.
@@ -69,8 +76,11 @@ def commit(
     machine: Mapping[str, Any],
     about: Mapping[str, Any],
     keep: int,
+    pieces: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
 ) -> Path:
     """Write checkpoints/step-<step>, and only when it is whole remove the older ones beyond the last `keep`.
+
+    `pieces` are the segments that it needs, synced already: of each growing thing sha256 by file.
 
     Raises:
         OSError: it could not be written; the earlier ones stay as they were.
@@ -82,7 +92,8 @@ def commit(
     shutil.rmtree(draft, ignore_errors=True)
     try:
         draft.mkdir()
-        _write(draft, {"format": FORMAT, "step": step, "run": run, "machine": machine, "about": about}, states)
+        body = {"format": FORMAT, "step": step, "run": run, "machine": machine, "about": about, "segments": pieces}
+        _write(draft, body, states)
         if target.exists():
             _remove(target)  # torn: the run went on from an earlier one and came here again
         durable.rename(draft, target)
@@ -91,6 +102,7 @@ def commit(
         raise
     durable.sync(folder)
     _prune(folder, step, keep)
+    _drop_segments(folder)
     return target
 
 
@@ -113,18 +125,20 @@ def load(path: Path) -> Checkpoint:
         check_format(path, body["format"])
         if hashlib.sha256(dumps(body).encode()).hexdigest() != kept["sha256"]:
             raise Torn(f"{path}/state.json is not what was written (sha256 differs)")
-        step, files = int(body["step"]), dict(body["files"])
+        step, files = int(body["step"]), {f"{path.name}/{name}": digest for name, digest in body["files"].items()}
+        for pieces in body.setdefault("segments", {}).values():  # a run of before there were any names none
+            files.update(pieces)
     except UserError:
         raise
     except BROKEN as error:
         raise Torn(f"{path}/state.json cannot be read ({error})") from error
     for name, expected in files.items():
         try:
-            actual = _sha256(path / name)
+            actual = segments.sha256(path.parent / name)
         except OSError as error:
-            raise Torn(f"{path}/{name} cannot be read ({error.strerror})") from error
+            raise Torn(f"{path.parent / name} cannot be read ({error.strerror})") from error
         if actual != expected:
-            raise Torn(f"{path}/{name} is not what was written (sha256 differs)")
+            raise Torn(f"{path.parent / name} is not what was written (sha256 differs)")
     return Checkpoint(path, step, body)
 
 
@@ -146,12 +160,13 @@ def latest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove the drafts that a killed process left in a directory."""
+    """Remove what a killed process left in a directory: drafts, and segments that no checkpoint there names."""
     for path in folder.glob(".tmp-*"):
         if path.is_dir():
             shutil.rmtree(path)
         else:
             path.unlink()
+    _drop_segments(folder)
 
 
 def _write(draft: Path, body: dict[str, Any], states: Mapping[str, State]) -> None:
@@ -166,7 +181,7 @@ def _write(draft: Path, body: dict[str, Any], states: Mapping[str, State]) -> No
             file = draft / f"{name}.safetensors"
             tensors.write(file, arrays, {})
             durable.sync(file)
-            files[file.name] = _sha256(file)
+            files[file.name] = segments.sha256(file)
     body = {**body, "scalars": scalars, "files": files}
     text = dumps({"sha256": hashlib.sha256(dumps(body).encode()).hexdigest(), "body": body}, indent=1)
     (draft / "state.json").write_text(text, encoding="utf-8")
@@ -192,6 +207,15 @@ def _remove(path: Path) -> None:
         shutil.rmtree(trash)
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _drop_segments(folder: Path) -> None:
+    """Removes the pieces that no checkpoint names; none of them where one cannot say what it needs."""
+    if not (folder / segments.FOLDER).exists():
+        return
+    needed: list[str] = []
+    for _, path in found(folder):
+        try:
+            named = loads((path / "state.json").read_bytes())["body"].get("segments", {})
+            needed += [file for pieces in named.values() for file in pieces]
+        except BROKEN:
+            return
+    segments.drop(folder, needed)

@@ -31,6 +31,7 @@ from advantage.runs.directory import RunDirectory
 from advantage.runs.interrupt import Interrupted, Interrupts
 from advantage.runs.moment import Logged, Update
 from advantage.runs.progress import progress
+from advantage.runs.segments import Segments
 from advantage.runs.state import refuse_non_finite, restore, snapshot
 from advantage.runs.streams import Streams
 from advantage.trajectory import Batch, Episode, Rollout, Sample
@@ -92,6 +93,7 @@ class LiveRun:
         self._interrupts = Interrupts()
         self._checkpoint: checkpoint.Checkpoint | None = None
         self._kept: dict[str, Any] = {}
+        self._segments = Segments(self.path / "checkpoints")
         self._evaluate: Callable[[], Mapping[str, float]] | None = None
         self._measure: Callable[[Rollout | Batch], Mapping[str, float]] = lambda _: {}
         self._logged: Logged | None = None
@@ -126,8 +128,8 @@ class LiveRun:
     def keep(self, **things: Any) -> None:
         """Name what a resumed run needs, and restore it here when it is one.
 
-        A thing is a module, an optimiser, or has `state()` and `restore()`. Those called `policy` and `normalizer` go
-        into policy/ and best/ too.
+        A thing is a module, an optimiser, or has `state()` and `restore()`; what only grows has its rows written once
+        (`segments.Growing`). Those called `policy` and `normalizer` go into policy/ and best/ too.
         """
         for name, thing in things.items():
             if name in self._kept:
@@ -137,6 +139,7 @@ class LiveRun:
                 restore(thing, self._checkpoint.state(name))
                 for line in getattr(thing, "notes", ()):  # what could not be restored exactly, said by the thing itself
                     self.note("note", name, line)
+            self._segments.keep(name, thing, self._checkpoint.pieces(name) if self._checkpoint else {})
 
     def held_out(self, evaluate: Callable[[], Mapping[str, float]]) -> None:
         """Have `evaluate` called every `eval_every` steps and at the end; the best `eval/mean_reward` makes best/."""
@@ -317,8 +320,8 @@ class LiveRun:
             if isinstance(data, Rollout):
                 saved.write_rollout(self.path / "rollout", data, {**self._about(), "began": before})
             saved.write_policy(self.path / "policy", states, self._about(), self._kept.get("policy"))
-            folder = self.path / "checkpoints"
-            checkpoint.commit(folder, self.steps, states, run, machine.describe(), about, self._keep_checkpoints)
+            folder, keep, pieces = self.path / "checkpoints", self._keep_checkpoints, self._segments.extend()
+            checkpoint.commit(folder, self.steps, states, run, machine.describe(), about, keep, pieces)
         self._checkpointed = time.monotonic()
         if self._checkpoint_every:  # a large model's checkpoints take a tenth of the time at most
             self._pause = max(self._checkpoint_every, 9.0 * (self._checkpointed - started))

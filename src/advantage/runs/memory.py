@@ -6,7 +6,29 @@ from pathlib import Path
 from typing import Any
 
 FREE = ("micro_tokens", "micro_batch")  # change no result: a run that has begun may go on with another
-SIZES = ("batch_size", "num_generations", "max_completion_length", "minibatch_size", "num_envs", "num_steps")
+SIZES = (
+    "batch_size",
+    "num_generations",
+    "max_completion_length",
+    "minibatch_size",
+    "num_envs",
+    "num_steps",
+    "buffer_size",
+)
+
+
+def available() -> int | None:
+    """Bytes that this process could still have, by the kernel's own reckoning; None where no one says."""
+    limits = []
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        limits += [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+        group = Path("/sys/fs/cgroup")  # of a container, which may have less than its machine; caches of files give way
+        held = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
+        limits += [int((group / "memory.max").read_text(encoding="ascii")) - int(held["anon"])]
+    except (OSError, ValueError, KeyError):  # no such file, or "max"
+        pass
+    return max(0, min(limits)) if limits else None
 
 
 def is_too_little(error: Exception) -> bool:

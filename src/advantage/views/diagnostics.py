@@ -37,6 +37,9 @@ DIAGNOSTICS: dict[str, dict[str, str]] = {  # title: metrics drawn together, eac
     "Gradient norm before clipping": {"train/gradient_norm": "mean", "train/gradient_norm_max": "largest"},
     "Probability ratio": {"train/ratio_min": "least", "train/ratio_max": "greatest"},
     "First ratio's error": {"train/first_ratio_error": ""},
+    "Random actions": {"rollout/exploration_rate": ""},
+    "TD error": {"train/td_error": ""},
+    "Largest value": {"train/value_size": "of max_a Q", "train/value_bound": "that a return can have"},
     "Advantage before normalisation": {"train/advantage_mean": "mean", "train/advantage_std": "standard deviation"},
     "Advantage skewness": {"train/advantage_skew": ""},
     "Value and return": {"train/value_mean": "value", "train/return_mean": "return", "train/value_error": "error"},
@@ -59,7 +62,7 @@ DIAGNOSTICS: dict[str, dict[str, str]] = {  # title: metrics drawn together, eac
 ROUNDING = {"Whole loss": 1e-6}  # of centred advantages at a ratio of 1 it is 0 but for this
 OF_FUNCTIONS = {"mean": "Mean of a reward function", "share": "Share in the total's variance"}
 ELSEWHERE = {"time/total_timesteps", "time/evaluate", "eval/mean_reward", "eval/std_reward", "gold"}
-ELSEWHERE |= {"examples/template"}  # a fingerprint: its size says nothing
+ELSEWHERE |= {"train/n_updates", "examples/template"}  # a fingerprint: its size says nothing
 
 
 def diagnostics(columns: Columns, keys: Keys) -> Iterator[Html]:

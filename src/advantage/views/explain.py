@@ -11,11 +11,12 @@ from typing import Any
 
 from advantage.algorithms import module
 from advantage.api import Run
+from advantage.control.settings import ValueBased
 from advantage.errors import UserError
 from advantage.settings import resolve
 from advantage.trajectory import Rollout
 from advantage.update import scheduled_settings
-from advantage.views import explain_control
+from advantage.views import explain_control, explain_values
 from advantage.views.ladder import Ladder, Place, Rung, render
 
 __all__ = ["Ladder", "Rung", "explain", "render"]
@@ -60,7 +61,10 @@ def explain(
     else:
         began = about.get("began", about["steps"] - rollout.steps)
         now = scheduled_settings(settings, began, total, about["steps"] - began)
-        rungs = explain_control.rungs_of(run, algorithm, rollout, now, place)
+        if isinstance(settings, ValueBased):
+            rungs = explain_values.rungs_of(run, algorithm, rollout, int(about["steps"]), now, place)
+        else:
+            rungs = explain_control.rungs_of(run, algorithm, rollout, now, place)
     return Ladder(str(run.path), int(about["update"]), *place, rungs)
 
 

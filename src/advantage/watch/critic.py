@@ -20,6 +20,9 @@ OVERFIT_EXPLAINED = 0.5  # a critic that explains more of fresh data than this d
 SCALE_UPDATES = 3  # updates in a row
 SCALE_LARGE = 100.0  # a value head starts with outputs near 1
 
+RUNAWAY_UPDATES = 5  # updates in a row
+RUNAWAY_SHARE = 2.0  # times what a return can be; healthy Q-networks were seen to pass it by a tenth
+
 
 def unexplained(history: History) -> str | None:
     """Explained variance of fresh data below 0 for long, at updates whose returns vary enough to be explained."""
@@ -81,3 +84,17 @@ def large_returns(history: History) -> str | None:
     if sizes and min(sizes) > SCALE_LARGE:
         return f"the mean return that the critic has to predict is {sizes[-1]:.3g} in size; a value head starts near 1"
     return None
+
+
+def runaway_values(history: History) -> str | None:
+    """Values of actions far beyond any return: γ and the rewards seen so far bound what a policy can earn."""
+    sizes = recent(history, "train/value_size", RUNAWAY_UPDATES)
+    bounds = recent(history, "train/value_bound", RUNAWAY_UPDATES)
+    if not sizes or not bounds:
+        return None
+    if any(size <= RUNAWAY_SHARE * bound or bound == 0.0 for size, bound in zip(sizes, bounds, strict=True)):
+        return None
+    return (
+        f"max_a Q(s, a) reaches {sizes[-1]:.3g} in size, above what any return can be ({bounds[-1]:.3g}), "
+        f"for {RUNAWAY_UPDATES} updates"
+    )

@@ -140,6 +140,16 @@ TRIPWIRES: tuple[Tripwire, ...] = (
         "small number (--reward name*0.01).",
     ),
     Tripwire(
+        "runaway_values",
+        "warn",
+        critic.runaway_values,
+        meaning="The values of actions are larger than any sum of discounted rewards can be. The network learns from "
+        "its own estimate of what follows, and the maximum over actions takes every error upward: estimates feed on "
+        "themselves.",
+        advice="Raise target_update_every or lower tau, so that the target stands still for longer; lower "
+        "learning_rate; set double=true, which takes the maximum's bias away.",
+    ),
+    Tripwire(
         "saturated_actions",
         "warn",
         behaviour.saturated_actions,

@@ -1,4 +1,4 @@
-"""The text of `tiny` as a file to train on: `python -m advantage.language.tiny lines.jsonl`."""
+"""The text of `tiny` as a file to train on, `python -m advantage.language.tiny lines.jsonl`; how: docs/language.md."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Five notebooks on LunarLander, from REINFORCE to PPO; see README.md beside this."""
