@@ -159,16 +159,18 @@ def test_each_variant_of_an_environment_is_told_by_its_own_runs(
     """CartPole that pays 1 a step, and CartPole that pays −1 for a fall and nothing else."""
     both = replace(
         STORIES["three-variants"],
-        rungs=STORIES["three-variants"].rungs[-1:],
+        rungs=STORIES["three-variants"].rungs[-2:],
         variants=({}, {"sutton_barto_reward": True}),
         videos=False,
     )
     monkeypatch.setitem(STORIES, "both", both)
     command = ["ladder", "CartPole-v1", "--story", "both", "--seeds", "1", "--steps", "300", "--quiet", "--json"]
     assert main([*command, "--out", str(tmp_path / "out")]) == 0
-    plain, paid = json.loads(capsys.readouterr().out.splitlines()[-1])["rungs"]
+    plain, _, paid, _ = json.loads(capsys.readouterr().out.splitlines()[-1])["rungs"]
     assert (plain["environment"], paid["environment"]) == ("CartPole-v1", "CartPole-v1 sutton_barto_reward=True")
     assert plain["returns"]["0"] > 5.0 and paid["returns"]["0"] == -1.0
+    page = (tmp_path / "out" / "ladder.html").read_text(encoding="utf-8")
+    assert "after reward-to-go · CartPole-v1 sutton_barto_reward=True" in page
 
 
 def test_a_rung_that_breaks_off_is_told(

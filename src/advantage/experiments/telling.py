@@ -77,7 +77,8 @@ def draw(climbed: Climbed) -> Path:
         UserError: the folder cannot be written.
     """
     ladder = climbed.ladder
-    panels = [panel for title, found in climbed.results.items() for panel in _panels(title, found)]
+    several = len(climbed.results) > 1
+    panels = [panel for title, found in climbed.results.items() for panel in _panels(title, found, several)]
     page, picture = (ladder.out / f"ladder.{suffix}" for suffix in ("html", "png"))
     heading, caption = f"{ladder.environment}: {ladder.story.about}", _caption(ladder.seeds)
     try:
@@ -129,12 +130,13 @@ def _caption(seeds: int) -> str:
     return f"IQM over {seeds} seeds{few}, {100 * CONFIDENCE:.0f} % stratified bootstrap"
 
 
-def _panels(title: str, found: Sequence[Result]) -> Iterator[Panel]:
+def _panels(title: str, found: Sequence[Result], several: bool) -> Iterator[Panel]:
+    where = f" · {title}" if several else ""
     bands = {one.measured.label: _band(one) for one in found}
     yield Panel(title, f"return, mean of {WINDOW} episodes", "environment steps", bands)
     for before, after in pairwise(bands):
         pair = {label: bands[label] for label in (before, after)}
-        yield Panel(after, f"after {before}", "environment steps", pair)
+        yield Panel(after, f"after {before}{where}", "environment steps", pair)
 
 
 def _band(found: Result) -> Band:
