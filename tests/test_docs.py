@@ -71,7 +71,7 @@ def settings_of(name: str, beside: str | None) -> list[str]:
         _, default, meaning = rows[setting]
         if setting == "threads" and find(name).world == "language":  # the machine's own number
             default, meaning = "all cores", meaning.partition(" [")[0]
-        default, meaning = default.replace('"none"', "none"), meaning.replace("|", "/")
+        default, meaning = default.replace('"none"', "none"), meaning.replace("|", r"\|")
         lines.append(f"| `{setting}` | {default} | {meaning} |")
     return lines
 

@@ -351,7 +351,7 @@ gym.register("Pairs-v0", lambda: Paid(lambda _: (3, "terminated"), action=gym.sp
 
 REFUSED = {
     "minibatch": ({"buffer_size": 10}, "buffer_size is 10; give minibatch_size, 64, or more"),
-    "never learns": ({"steps": 1000}, "learning_starts is 1000; the run has 1000 steps"),
+    "never learns": ({"steps": 1000}, "learning_starts is 1000 and the run has 1000 steps; lower learning_starts"),
     "epsilon": ({"epsilon_end": 1.5}, "epsilon_end is 1.5; it must be in 0 … 1"),
     "tau": ({"tau": 0}, "tau is 0.0; it must be above 0"),
     "loss": ({"loss": "mse"}, "loss is 'mse'; it must be one of huber, squared"),

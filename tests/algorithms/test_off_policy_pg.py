@@ -353,9 +353,17 @@ def test_what_cannot_be_learnt_from_is_refused(
 
 
 def test_a_run_of_another_environment_is_refused(teacher: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="not the run's"):
+    with pytest.raises(UserError, match="was trained on CartPole-v1, whose spaces are not this environment's"):
         advantage.train("off_policy_pg", "Acrobot-v1", run_dir=tmp_path / "r", quiet=True, behaviour=str(teacher),
                         **SMALL)  # fmt: skip
+
+
+def test_a_run_that_learns_values_is_refused(tmp_path: Path) -> None:
+    small = {"steps": 200, "learning_starts": 50, "minibatch_size": 8}
+    advantage.train("dqn", "CartPole-v1", run_dir=tmp_path / "dqn", quiet=True, **small)
+    with pytest.raises(UserError, match="the policy of dqn has no probabilities to weigh by"):
+        advantage.train("off_policy_pg", "CartPole-v1", run_dir=tmp_path / "r", quiet=True,
+                        behaviour=str(tmp_path / "dqn"), **SMALL)  # fmt: skip
 
 
 @pytest.mark.parametrize(

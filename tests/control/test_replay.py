@@ -35,6 +35,9 @@ class Setup(ValueBased):
     network: tuple[int, ...] = (8,)
     buffer_size: int = 10_000
 
+    def __post_init__(self) -> None:
+        """Replays here may be smaller than a minibatch."""
+
 
 def ending(offset: int) -> Callable[[int], tuple[int, str]]:
     ways = [(3, "terminated"), (1, "truncated"), (5, "truncated"), (2, "both"), (1, "terminated"), (7, "truncated")]
@@ -204,6 +207,17 @@ def test_state_and_rows_bring_it_back(kind: str, space: str) -> None:
         assert (one.weights is None) == (kind == "uniform")
         if one.weights is not None and other.weights is not None:
             assert torch.equal(one.weights, other.weights)
+
+
+@pytest.mark.parametrize("other", [{"buffer_size": 80}, {"n_step": 1}, {"replay": "uniform"}], ids=str)
+def test_a_replay_of_other_settings_does_not_take_it_back(other: dict[str, Any]) -> None:
+    """Larger, it would hold rows that never were; of other n, returns that are no longer summed so."""
+    settings: dict[str, Any] = {"n_step": 3, "buffer_size": 60, "replay": "prioritized"}
+    replay, _, _, envs = filled([20], **settings)
+    again = make_replay(envs.context, Normalizer(envs.spaces.observation, 3, Setup()), Setup(**settings | other))
+    name, value = next(iter(other.items()))
+    with pytest.raises(UserError, match=f"{name} is {value}, and {settings[name]} in the run's replay"):
+        again.restore(replay.state())
 
 
 # --- which are drawn: chi-square tests at 99.9 %, by its normal approximation ---

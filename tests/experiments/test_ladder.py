@@ -113,6 +113,13 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_noise_is_measured_again_where_a_rung_has_begun_since(tmp_path: Path) -> None:
+    out, runs = tmp_path / "noise-s0.json", [tmp_path / "gae-s0", tmp_path / "clip-s0"]
+    assert ladder.unmeasured(out, runs)
+    out.write_text('{"gae-s0": {"scale": 1.0}}')
+    assert ladder.unmeasured(out, runs) and not ladder.unmeasured(out, runs[:1])
+
+
 def test_a_ladder_from_end_to_end(
     tmp_path: Path, workers: Workers, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

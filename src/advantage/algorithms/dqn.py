@@ -22,7 +22,6 @@ from advantage.control.replay import Replay, Transitions, make_replay
 from advantage.control.settings import ValueBased
 from advantage.control.setup import prepare
 from advantage.core import double_q_target, q_learning_target, value_loss
-from advantage.errors import UserError
 from advantage.runs.live import LiveRun
 from advantage.settings import scheduled, setting
 from advantage.update import Optimizer, descend, schedule
@@ -35,13 +34,6 @@ class Settings(ValueBased):
     loss: str = setting("huber", "of δ: ½δ² up to |δ| = 1, |δ| − ½ beyond; or ½δ²", choices=("huber", "squared"))
     target_update_every: int = setting(500, "steps between two updates of the target network", unit="steps", low=1)
     tau: float = setting(1.0, "share of the network in such an update: 1 copies it, less averages", above=0, high=1)
-
-    def __post_init__(self) -> None:
-        """Refuses a replay smaller than a minibatch, and a run that ends before it learns."""
-        if self.buffer_size < self.minibatch_size:
-            raise UserError(f"buffer_size is {self.buffer_size}; give minibatch_size, {self.minibatch_size}, or more")
-        if self.learning_starts >= self.steps:
-            raise UserError(f"learning_starts is {self.learning_starts}; the run has {self.steps} steps, give fewer")
 
 
 def objective(q: Tensor, y: Tensor, weights: Tensor | None, now: Settings) -> Tensor:

@@ -185,7 +185,8 @@ def recorded(
 ) -> Recorded:
     """The policy of a run; see `behaviour_of`."""
     states, _ = reader.policy()
-    if "normalizer" not in states or not any(name.startswith("head.") for name in states["policy"]):
+    acts_by_values = "epsilon_end" in reader.config["settings"]
+    if "normalizer" not in states or acts_by_values or not any(name.startswith("head.") for name in states["policy"]):
         raise UserError(f"{reader.path}: the policy of {reader.config['algorithm']} has no probabilities to weigh by")
     known = {field.name for field in dataclasses.fields(Control)}
     own = resolve(Control, {name: value for name, value in reader.config["settings"].items() if name in known})
@@ -195,8 +196,14 @@ def recorded(
             f" must mean the same to both; give action_bounds={own.action_bounds}"
         )
     policy, normalizer = make_policy(observation, action, own, 0), Normalizer(observation, 1, own)
-    restore(policy, states["policy"])
-    restore(normalizer, states["normalizer"])
+    try:
+        restore(policy, states["policy"])
+        restore(normalizer, states["normalizer"])
+    except UserError as error:
+        raise UserError(
+            f"{reader.path} was trained on {reader.config['target']}, whose spaces are not this environment's; give a run"
+            " of the same environment, or uniform"
+        ) from error
     return Recorded(policy, normalizer)
 
 

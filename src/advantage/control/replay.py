@@ -85,6 +85,7 @@ class Replay:
 
     def __init__(self, context: Tree, normalizer: Normalizer, settings: Any) -> None:
         self.capacity: int = settings.buffer_size
+        self._made = {name: getattr(settings, name) for name in ("buffer_size", "n_step", "replay")}
         self.size, self.n_step, self.gamma = settings.minibatch_size, settings.n_step, settings.gamma
         self._alone = settings.double  # the network of each minibatch chooses the actions that its targets value
         self._normalizer = normalizer
@@ -149,10 +150,19 @@ class Replay:
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds itself; the transitions come by `rows_between`."""
         waiting = {} if self._open is None else tensors.flatten({"open": vars(self._open)})[0]
-        return {"added": self.added, "largest": self.largest, **waiting}
+        return {"added": self.added, "largest": self.largest, **self._made, **waiting}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Takes back what `state` gave; the transitions come back by `take_back`."""
+        """Takes back what `state` gave; the transitions come back by `take_back`.
+
+        Raises:
+            UserError: it was made with other settings: its rows would mean something else, or be missing.
+        """
+        for name, here in self._made.items():
+            if state[name] != here:
+                raise UserError(
+                    f"{name} is {here}, and {state[name]} in the run's replay, which keeps it; give that again"
+                )
         self.added, self.largest = int(state["added"]), float(state["largest"])
         if waiting := {name: value for name, value in state.items() if name.startswith("open/")}:
             self._open = Steps(**tensors.unflatten(waiting, self._tuples("open/", "context", "following"))["open"])

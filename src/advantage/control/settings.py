@@ -73,6 +73,15 @@ class ValueBased(Environments):
     priority_beta: float = setting(0.4, "prioritized: how far weights undo it; rises in a line to 1", low=0, high=1)
     log_every: int = setting(1_000, "steps of a row of metrics, behind which a checkpoint may be", unit="steps", low=1)
 
+    def __post_init__(self) -> None:
+        """Refuses a replay smaller than a minibatch, and a run that ends before it learns."""
+        if self.buffer_size < self.minibatch_size:
+            raise UserError(f"buffer_size is {self.buffer_size}; give minibatch_size, {self.minibatch_size}, or more")
+        if self.learning_starts >= self.steps:
+            raise UserError(
+                f"learning_starts is {self.learning_starts} and the run has {self.steps} steps; lower learning_starts"
+            )
+
 
 @dataclass(frozen=True)
 class PolicyGradient(Control):

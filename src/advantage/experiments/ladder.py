@@ -6,7 +6,7 @@ of every rung's gradient is measured, and noise-sN.json what came of that. What 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from advantage.experiments.plans import Experiment, check_targets, claim, planne
 from advantage.experiments.processes import Job, work
 from advantage.experiments.sentences import opening, sentence
 from advantage.experiments.stories import Rung, Story, find_story, settings_of
+from advantage.runs.encode import loads
 from advantage.runs.progress import progress
 
 # The part of the budget after which the last rung's policy is the one that gradients are measured on: early, where
@@ -161,8 +162,13 @@ def _measurements(ladder: Ladder) -> Iterator[Job]:
             out, reference = ladder.noise(place, seed), ladder.folder("reference", place, seed)
             runs = [ladder.folder(rung.name, place, seed) for rung in ladder.story.rungs]
             begun = [path for path in runs if (path / "config.toml").exists()]
-            if not out.exists() and (reference / "policy").exists():
+            if (reference / "policy").exists() and unmeasured(out, begun):
                 yield Job(out.stem, ("-m", "advantage.experiments.noise", *map(str, (out, reference, *begun))))
+
+
+def unmeasured(out: Path, begun: Sequence[Path]) -> bool:
+    """Whether a rung has begun since the noise of all was written, or none was."""
+    return not out.exists() or not {path.name for path in begun} <= set(loads(out.read_bytes()))
 
 
 def _results(ladder: Ladder, place: int) -> list[Result]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b58900", "#56b4e9", "#6b7280")  # the page's, in its order
 STYLES = ("-", "--", ":", "-.")
+LONGEST = 32  # letters of a label that stands at the end of its line; with longer ones there is a legend
 INK, SOFT, LINE = "#1b2430", "#5b6675", "#e2e6ec"
 
 
@@ -111,7 +112,7 @@ def write_png(panels: Sequence[Panel], caption: str, out: Path, shared: bool = F
             _draw(axis, panel, looks)
         for axis in axes[count:]:
             axis.set_axis_off()
-        if count == 1:
+        if count == 1 and max(map(len, looks), default=0) <= LONGEST:
             _name_lines(axes[0], panels[0], looks)
         elif looks:
             _legend(figure, looks)
@@ -162,7 +163,8 @@ def _legend(figure: Figure, looks: dict[str, int]) -> None:
     from matplotlib.lines import Line2D
 
     lines = [Line2D([], [], label=label, **_look(place)) for label, place in looks.items()]
-    figure.legend(handles=lines, loc="outside upper left", ncols=min(4, len(lines)), frameon=False, labelcolor=INK)
+    columns = min(4, len(lines)) if max(map(len, looks)) <= LONGEST else 1
+    figure.legend(handles=lines, loc="outside upper left", ncols=columns, frameon=False, labelcolor=INK)
 
 
 def _name_lines(axis: Axes, panel: Panel, looks: dict[str, int]) -> None:
