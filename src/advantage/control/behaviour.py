@@ -201,8 +201,8 @@ def recorded(
         restore(normalizer, states["normalizer"])
     except UserError as error:
         raise UserError(
-            f"{reader.path} was trained on {reader.config['target']}, whose spaces are not this environment's; give a run"
-            " of the same environment, or uniform"
+            f"{reader.path} was trained on {reader.config['target']}, whose spaces are not this environment's;"
+            " give a run of the same environment, or uniform"
         ) from error
     return Recorded(policy, normalizer)
 
