@@ -120,13 +120,7 @@ def solve(
     function = getattr(tabular, method)
     settings = _settings(function, method, given)
     problem = problem_of(target, env_args, gamma)
-    try:
-        return _solved(function, problem, method, settings, seed)
-    except MemoryError:
-        asked = ", ".join(f"{name}={text}" for name, text in (env_args | given).items())
-        raise UserError(
-            f"{target} by {method} does not fit in memory ({asked or 'no settings'}); ask for less"
-        ) from None
+    return _solved(function, problem, method, settings, seed)
 
 
 def _solved(function: Callable[..., Any], problem: Problem, method: str, settings: dict[str, Any], seed: int) -> Solved:
@@ -139,6 +133,7 @@ def _solved(function: Callable[..., Any], problem: Problem, method: str, setting
         settings |= {"progress": lines()} if watched else {}
         best = _best(problem) if evaluates else None
         with warnings.catch_warnings(record=True) as cut:
+            warnings.simplefilter("always", UserWarning)
             found = function(*arguments, **settings)
         for warning in cut:
             print(warning.message, file=sys.stderr)
@@ -365,8 +360,10 @@ def _best(problem: Problem) -> Solution:
     try:
         return optimum(problem.mdp)
     except UserError as error:
+        if problem.mdp.gamma < 1.0:
+            raise
         raise UserError(
-            f"{problem.name} has no best policy to compare with at gamma {problem.mdp.gamma:g}: returns grow without end;"
+            f"{problem.name} has no best policy to compare with at gamma 1: values grow without end;"
             " give --gamma below 1, or states that end an episode"
         ) from error
 
