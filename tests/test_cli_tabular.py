@@ -89,6 +89,34 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "setting of another": (["gridworld", "--method", "td0", "--set", "epsilon=0.1"], "td0 has no setting 'epsilon'"),
     "word": (["gridworld", "--method", "q_learning", "--set", "alpha=high"], "alpha is 'high'; it must be a number"),
     "value": (["gridworld", "--method", "q_learning", "--set", "alpha=2"], "alpha is 2; it must lie in (0, 1]"),
+    "initial word": (
+        ["gridworld", "--method", "td0", "--set", "initial=high"],
+        "initial is 'high'; it must be a number",
+    ),
+    "truth": (["gridworld", "--method", "value_iteration", "--set", "tolerance=true"], "must be a number"),
+    "no truth": (["gridworld", "--method", "q_learning", "--set", "compiled=maybe"], "must be true or false"),
+    "no word": (["gridworld", "--method", "value_iteration", "--set", "order=1"], "unknown order 1: known: in_place"),
+    "trace": (["gridworld", "--method", "td_lambda", "--set", "trace=1"], "unknown trace 1: known: accumulating"),
+    "both": (
+        ["gridworld", "--method", "q_learning", "--set", "epsilon=0.1", "--set", "temperature=1"],
+        "epsilon is 0.1 and temperature 1; give one of the two",
+    ),
+    "episodes": (["gridworld", "--method", "q_learning", "--set", f"episodes={10**14}"], "from 1 to 100,000,000"),
+    "steps": (["gridworld", "--method", "monte_carlo", "--set", f"max_steps={10**14}"], "from 1 to 100,000,000"),
+    "n": (["gridworld", "--method", "n_step_td", "--set", f"n={10**14}"], "from 1 to 100,000,000"),
+    "sweeps": (["gridworld", "--method", "value_iteration", "--set", "max_sweeps=-5"], "max_sweeps is -5"),
+    "size": (
+        ["gridworld", "--method", "prioritized_sweeping", "--env", "rows=100000", "--env", "cols=100000"],
+        "must be a whole number from 1 to 100,000,000",
+    ),
+    "map": (
+        ["FrozenLake-v1", "--method", "value_iteration", "--env", "map_name=9x9"],
+        "map_name is '9x9'; known: 4x4, 8x8",
+    ),
+    "reward": (
+        ["gridworld", "--method", "value_iteration", "--env", "rewards=0,7:nan"],
+        "the reward of (0, 7) is nan; it must be finite",
+    ),
     "picture": (["gridworld", "--method", "q_learning", "--out", "a.jpg"], "a picture is .png, not .jpg"),
     "video": (["gridworld", "--method", "q_learning", "--video", "a.mp4"], "it must end in .gif or .webp"),
     "improper": (["gridworld", "--method", "value_iteration", "--gamma", "nan"], "gamma is nan"),
@@ -104,3 +132,63 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and error.startswith("advantage: ") and told in error
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("method", ["q_learning", "td0", "policy_evaluation"])
+def test_what_has_no_optimum_is_refused_before_anything_is_learnt(
+    method: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def learn(*given: Any, episodes: int = 0, alpha: Any = None, epsilon: Any = None, **others: Any) -> Any:
+        raise AssertionError
+
+    monkeypatch.setattr(f"advantage.solving.tabular.{method}", learn)
+    grid = ["--env", "rows=1", "--env", "cols=2", "--env", "rewards=0,0:1", "--env", "terminal="]
+    assert main(["solve", "gridworld", "--method", method, "--gamma", "1", *grid]) == 2
+    assert "gridworld has no best policy to compare with at gamma 1" in capsys.readouterr().err
+
+
+def test_what_was_learnt_is_shown_where_the_policy_has_no_value(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At γ = 1 the greedy policy of a few episodes goes in circles: its exact values are −∞."""
+    out = ["--out", str(tmp_path / "a.png")]
+    arguments = ["--gamma", "1", "--set", "epsilon=0", "--set", "episodes=2", *out]
+    text, found = solved(capsys, "CliffWalking-v1", "--method", "sarsa", *arguments)
+    assert found["largest_error"] is None and found["return"] is None and len(found["q"]) == 48
+    assert "does not exist: γ is 1 and the policy may never end" in text
+
+
+@pytest.mark.parametrize("method", ["q_learning", "sarsa", "td0"])
+def test_more_states_than_snapshots_are_kept_of(
+    method: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quick = ["--set", "episodes=2", "--set", "max_steps=50", "--out", str(tmp_path / "a.png")]
+    large = ["--env", "rows=101", "--env", "cols=100", "--env", "slip=0.1"]
+    _, found = solved(capsys, "gridworld", "--method", method, *large, *quick)
+    assert found["states"] == 10_100 and found["largest_error"] > 0 and found["return"] is not None
+    assert [entry["largest_error"] for entry in found["curve"]] == [None, None]
+
+
+def test_what_does_not_fit_in_memory_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*given: Any, **others: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr("advantage.solving.GridWorld", full)
+    assert main(["solve", "gridworld", "--method", "value_iteration"]) == 2
+    assert "gridworld by value_iteration does not fit in memory; ask for fewer" in capsys.readouterr().err
+
+
+def test_a_history_that_was_cut_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("advantage.tabular.planning.KEPT_NUMBERS", 3 * 64 * 9)
+    assert main(["solve", "gridworld", "--method", "value_iteration"]) == 0
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "history holds those up to 3, and the last" in error
+
+
+def test_first_values(capsys: pytest.CaptureFixture[str]) -> None:
+    cell = ["--env", "rows=1", "--env", "cols=2", "--env", "rewards=0,1:1"]
+    first = ["--set", "initial=3", "--set", "alpha=0.5", "--set", "episodes=1", "--set", "max_steps=1"]
+    _, found = solved(capsys, "gridworld", "--method", "q_learning", *cell, *first)
+    assert found["values"] == [3.0, 0.0] and sorted(found["q"][0])[1:] == [3.0, 3.0, 3.0]

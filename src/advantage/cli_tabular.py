@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advantage.cli_options import Answer, number, whole
+from advantage.errors import UserError
 from advantage.settings import parse_pairs
 
 if TYPE_CHECKING:
@@ -25,7 +26,11 @@ def solve(options: argparse.Namespace) -> Answer:
     gamma = None if options.gamma is None else number("--gamma", options.gamma)
     seed = whole("--seed", options.seed)
     env_args, given = parse_pairs(options.env, "--env"), parse_pairs(options.set, "--set")
-    solved = solving.solve(options.env_name, options.method, gamma, env_args, given, seed)
+    try:
+        solved = solving.solve(options.env_name, options.method, gamma, env_args, given, seed)
+    except MemoryError:
+        what = f"{options.env_name} by {options.method}"
+        raise UserError(f"{what} does not fit in memory; ask for fewer states, episodes or steps") from None
     lines = [board.render(solved)]
     if out is not None:
         board.write_png(solved, out)

@@ -32,7 +32,7 @@ class Tripped(RunFailed):
     """A tripwire of level stop ended the run."""
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def nearest(word: object, known: Iterable[str]) -> str:
     """The known words closest to a misspelt one, as the end of an error message.
 
     >>> nearest("pp0", ["ppo", "a2c"])
@@ -41,5 +41,5 @@ def nearest(word: str, known: Iterable[str]) -> str:
     'known: a2c, ppo'
     """
     words = sorted(known)
-    close = difflib.get_close_matches(word, words, n=3, cutoff=0.5)
+    close = difflib.get_close_matches(str(word), words, n=3, cutoff=0.5)
     return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(words)}"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +23,7 @@ from advantage.tabular.learning import Snapshot
 from advantage.tabular.planning import lines
 from advantage.tabular.sweeps import KEPT
 
+MAPS = ("4x4", "8x8")  # of FrozenLake
 PLANNING = (
     "policy_evaluation",
     "exact_policy_evaluation",
@@ -38,7 +41,7 @@ DEFAULTS: Mapping[str, Any] = {
     "alpha": Decay(0.5, 0.02, 0.002, shape="inverse"),
     "epsilon": Decay(1.0, 0.1, 0.9995),
 }
-NOT_SET = {"mdp", "mdp_or_env", "policy", "seed", "gamma", "history", "progress", "values", "initial"}
+NOT_SET = {"mdp", "mdp_or_env", "policy", "seed", "gamma", "history", "progress", "values"}
 CURVE = 200  # points of a curve
 LARGE = 50_000  # states beyond which a policy is evaluated by sweeps
 DRAWN = 1_024  # states up to which a grid is shown
@@ -117,18 +120,31 @@ def solve(
     function = getattr(tabular, method)
     settings = _settings(function, method, given)
     problem = problem_of(target, env_args, gamma)
+    return _solved(function, problem, method, settings, seed)
+
+
+def _solved(function: Callable[..., Any], problem: Problem, method: str, settings: dict[str, Any], seed: int) -> Solved:
+    """Runs the method. All that can be refused is refused before it learns, so that nothing learnt is lost."""
     even = np.full((problem.mdp.num_states, problem.mdp.num_actions), 1 / problem.mdp.num_actions)
     evaluates = method in PREDICTION or "evaluation" in method
     arguments = (problem.mdp, even) if evaluates else (problem.mdp,)
     if method in PLANNING:
         watched = problem.mdp.num_states > KEPT and "progress" in inspect.signature(function).parameters
         settings |= {"progress": lines()} if watched else {}
-        return _planned(problem, method, function(*arguments, **settings), settings, even if evaluates else None)
+        best = _best(problem) if evaluates else None
+        with warnings.catch_warnings(record=True) as cut:
+            warnings.simplefilter("always", UserWarning)
+            found = function(*arguments, **settings)
+        for warning in cut:
+            print(warning.message, file=sys.stderr)
+        return _planned(problem, method, found, settings, best)
+    best = _best(problem)
     limit = {"max_steps": problem.time_limit} if problem.time_limit and "max_steps" not in settings else {}
+    exact = _values(problem.mdp, even) if evaluates else None
     found = function(*arguments, seed=seed, **limit, **settings)
-    return (
-        _predicted(problem, method, found, settings, even) if evaluates else _learnt(problem, method, found, settings)
-    )
+    if evaluates:
+        return _predicted(problem, method, found, settings, even, exact, best)
+    return _learnt(problem, method, found, settings, best)
 
 
 def play(problem: Problem, policy: Floats, seed: int) -> list[int]:
@@ -155,6 +171,8 @@ def problem_of(target: str, env_args: Mapping[str, str], gamma: float | None) ->
     if target == "gridworld":
         return _gridworld(env_args, 0.9 if gamma is None else gamma)
     arguments = {name: plain_value(value) for name, value in env_args.items()}
+    if target.startswith("FrozenLake") and "map_name" in arguments and arguments["map_name"] not in MAPS:
+        raise UserError(f"map_name is {arguments['map_name']!r}; {nearest(arguments['map_name'], MAPS)}")
     env = resolve(target, 1, arguments, None).constructors[0]()
     try:
         mdp = MDP.from_gymnasium(env, 0.99 if gamma is None else gamma)
@@ -259,22 +277,22 @@ def _settings(function: Callable[..., Any], method: str, given: Mapping[str, str
     for name, text in given.items():
         if name not in parameters:
             raise UserError(f"{method} has no setting {name!r}: {nearest(name, parameters)}")
-        value = plain_value(text)
-        if isinstance(value, str) and "str" not in str(parameters[name].annotation):
-            raise UserError(f"{name} is {text!r}; it must be a number")
+        value, kind = plain_value(text), str(parameters[name].annotation)
+        if "bool" in kind and not isinstance(value, bool):
+            raise UserError(f"{name} is {text!r}; it must be true or false")
+        if ("bool" not in kind and isinstance(value, bool)) or (isinstance(value, str) and "str" not in kind):
+            raise UserError(f"{name} is {text!r}; it must be {'a word' if kind == 'str' else 'a number'}")
         settings[name] = value
-    if "temperature" in settings:
+    if "temperature" in given and "epsilon" not in given:  # given both, the method refuses them
         settings["epsilon"] = None
     return settings
 
 
 def _planned(
-    problem: Problem, method: str, found: Solution, settings: Mapping[str, Any], policy: Floats | None
+    problem: Problem, method: str, found: Solution, settings: Mapping[str, Any], best: Solution | None
 ) -> Solved:
-    mdp = problem.mdp
     facts: dict[str, Any] = {"iterations": found.iterations, "residual": found.residual, "bound": found.bound}
-    best = found if policy is None else optimum(mdp)
-    facts |= _returns(problem, found.policy, best.policy)
+    facts |= _returns(problem, found.policy, (best or found).policy)
     picked = np.unique(np.linspace(0, max(len(found.sweeps) - 1, 0), CURVE).round().astype(int))
     sweeps = [found.sweeps[place] for place in picked if found.sweeps]
     curve: dict[str, list[float | None]] = {
@@ -285,31 +303,37 @@ def _planned(
     return Solved(problem, method, found, settings, facts, curve, "sweep")
 
 
-def _predicted(problem: Problem, method: str, found: Learned, settings: Mapping[str, Any], policy: Floats) -> Solved:
-    exact = tabular.policy_values(problem.mdp, policy)
+def _predicted(
+    problem: Problem,
+    method: str,
+    found: Learned,
+    settings: Mapping[str, Any],
+    policy: Floats,
+    exact: Floats | None,
+    best: Solution,
+) -> Solved:
     facts: dict[str, float | None] = {
         "episodes": len(found.returns),
         "steps": found.steps,
         **_errors(problem.mdp, found.values, exact),
     }
-    facts |= _returns(problem, policy, optimum(problem.mdp).policy)
-    curve = _curve(found.snapshots)
-    for name in ("largest_error", "rms_error"):
-        curve[name] = [_errors(problem.mdp, snapshot.values, exact)[name] for snapshot in found.snapshots]
+    facts |= _returns(problem, policy, best.policy)
+    curve = _curve(found.snapshots) | _courses(_errors(problem.mdp, it.values, exact) for it in found.snapshots)
     return Solved(problem, method, found, settings, facts, curve, "episode")
 
 
-def _learnt(problem: Problem, method: str, found: Learned, settings: Mapping[str, Any]) -> Solved:
-    mdp, best = problem.mdp, optimum(problem.mdp)
+def _learnt(problem: Problem, method: str, found: Learned, settings: Mapping[str, Any], best: Solution) -> Solved:
+    mdp = problem.mdp
 
-    def errors(q: Any, behaviour: Any) -> dict[str, float]:
+    def errors(q: Floats | None, behaviour: Floats | None) -> dict[str, float | None]:
         """Of an on-policy method: against the values of the policy that acts at this moment."""
-        exact = mdp.q(tabular.policy_values(mdp, behaviour)) if method in ON_POLICY else best.q
-        return _errors(mdp, q, exact)
+        if method not in ON_POLICY:
+            return _errors(mdp, q, best.q)
+        values = None if behaviour is None else _values(mdp, behaviour)
+        return _errors(mdp, q, None if values is None else mdp.q(values))
 
-    curve = _curve(found.snapshots)
-    each = [errors(snapshot.q, _acting(snapshot, settings)) for snapshot in found.snapshots]
-    curve |= {name: [row[name] for row in each] for name in ("largest_error", "rms_error")}
+    each = (errors(snapshot.q, _acting(snapshot, settings)) for snapshot in found.snapshots)
+    curve = _curve(found.snapshots) | _courses(each)
     curve["greedy_return"] = [_expected_return(mdp, snapshot.policy) for snapshot in found.snapshots]
     facts: dict[str, float | None] = {
         "episodes": len(found.returns),
@@ -322,11 +346,32 @@ def _learnt(problem: Problem, method: str, found: Learned, settings: Mapping[str
 
 def optimum(mdp: MDP) -> Solution:
     """The optimal values and policy, to ten digits."""
-    return tabular.modified_policy_iteration(mdp, evaluations=20, tolerance=1e-10, history=False)
+    # At γ = 1 nothing contracts: what has not converged in that many sweeps most often never will.
+    sweeps = 1_000_000 if mdp.gamma < 1.0 else 100_000
+    return tabular.modified_policy_iteration(mdp, evaluations=20, tolerance=1e-10, history=False, max_sweeps=sweeps)
 
 
-def _acting(snapshot: Snapshot, settings: Mapping[str, Any]) -> Floats:
-    assert snapshot.q is not None
+def _best(problem: Problem) -> Solution:
+    """The optimum.
+
+    Raises:
+        UserError: there is none.
+    """
+    try:
+        return optimum(problem.mdp)
+    except UserError as error:
+        if problem.mdp.gamma < 1.0:
+            raise
+        raise UserError(
+            f"{problem.name} has no best policy to compare with at gamma 1: values grow without end;"
+            " give --gamma below 1, or states that end an episode"
+        ) from error
+
+
+def _acting(snapshot: Snapshot, settings: Mapping[str, Any]) -> Floats | None:
+    """The policy of the moment; None where there are too many states to have kept it."""
+    if snapshot.q is None:
+        return None
     if "temperature" in settings:
         return np.asarray(tabular.softmax_policy(snapshot.q / snapshot.explore))
     return tabular.epsilon_greedy_policy(snapshot.q, snapshot.explore)
@@ -337,8 +382,18 @@ def _curve(snapshots: tuple[Snapshot, ...]) -> dict[str, list[float | None]]:
     return {name: [getattr(snapshot, it) for snapshot in snapshots] for name, it in names.items()}
 
 
-def _errors(mdp: MDP, table: Any, exact: Floats) -> dict[str, float]:
-    """Over the states in which an episode can be: the largest error, and the root of the mean square."""
+def _courses(each: Iterable[Mapping[str, float | None]]) -> dict[str, list[float | None]]:
+    rows = list(each)
+    return {name: [row[name] for row in rows] for name in ("largest_error", "rms_error")}
+
+
+def _errors(mdp: MDP, table: Floats | None, exact: Floats | None) -> dict[str, float | None]:
+    """Over the states in which an episode can be: the largest error, and the root of the mean square.
+
+    None where the table was not kept, or what is exact does not exist.
+    """
+    if table is None or exact is None:
+        return {"largest_error": None, "rms_error": None}
     here = tabular.reachable(mdp) & ~mdp.terminal
     wrong = np.abs(np.asarray(table) - exact)[here]
     return {"largest_error": float(wrong.max()), "rms_error": float(np.sqrt((wrong**2).mean()))}
@@ -355,10 +410,16 @@ def _returns(problem: Problem, policy: Floats, best: Floats) -> dict[str, float 
 
 
 def _expected_return(mdp: MDP, policy: Floats | None) -> float | None:
-    """None where γ = 1 and the policy never ends."""
+    """None where no policy was kept, or it has no value."""
+    values = None if policy is None else _values(mdp, policy)
+    return None if values is None else float(mdp.start @ values)
+
+
+def _values(mdp: MDP, policy: Floats) -> Floats | None:
+    """Exact values of a policy; None where γ = 1 and it never ends."""
     try:
-        if policy is not None and mdp.num_states > LARGE:
-            return float(mdp.start @ tabular.policy_evaluation(mdp, policy, history=False).values)
-        return tabular.expected_return(mdp, policy)
+        if mdp.num_states > LARGE:
+            return tabular.policy_evaluation(mdp, policy, history=False).values
+        return tabular.policy_values(mdp, policy)
     except UserError:
         return None

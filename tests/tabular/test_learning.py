@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
@@ -345,8 +345,14 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "episodes": ({"episodes": 0}, "episodes is 0"),
     "seed": ({"seed": -1}, "seed is -1"),
     "max_steps": ({"max_steps": 0}, "max_steps is 0"),
+    "too many episodes": ({"episodes": 10**14}, "episodes is 100000000000000; .* from 1 to 100,000,000"),
+    "half an episode": ({"episodes": 1.5}, "episodes is 1.5"),
+    "max_steps too many": ({"max_steps": 10**14}, "max_steps is 100000000000000"),
+    "compiled": ({"compiled": "maybe"}, "compiled is 'maybe'; it must be True, False or None"),
     "gamma": ({"gamma": 1.1}, "gamma is 1.1"),
+    "gamma word": ({"gamma": "0.9"}, "gamma is '0.9'; it must be a number"),
     "initial": ({"initial": float("inf")}, "initial.* is inf"),
+    "initial word": ({"initial": "high"}, "initial is no table of numbers"),
     "shape": ({"initial": np.zeros((2, 2))}, r"initial has shape \(2, 2\)"),
 }
 
@@ -379,9 +385,41 @@ def test_more_bad_arguments() -> None:
     with pytest.raises(ValueError, match="grows beyond all bounds.*smaller alpha"):
         env = Scripted(1, [Episode([0] * 51, [1.0] * 50)])
         td_lambda(env, np.ones((1, 1)), episodes=400, lam=1.0, alpha=1.0, gamma=1.0)
-    for wrong in ({"shape": "cubic"}, {"per": "update"}, {"floor": 2.0}, {"rate": 0.0}, {"rate": 1.5}):
-        with pytest.raises(ValueError, match=r"unknown|fall|rate is"):
+    with pytest.raises(ValueError, match="unknown trace 1: known: accumulating"):
+        td_lambda(mdp, policy, episodes=1, lam=0.5, alpha=0.1, trace=cast(Any, 1))
+    with pytest.raises(ValueError, match="n is 10000000000; it must be a whole number from 1 to"):
+        n_step_td(mdp, policy, episodes=1, n=10**10, alpha=0.1)
+    for epsilon in (2.0, -0.1, float("nan"), "0.1"):
+        with pytest.raises(ValueError, match="epsilon is"):
+            epsilon_greedy_policy(np.zeros((2, 2)), cast(Any, epsilon))
+    for wrong in (
+        {"shape": "cubic"}, {"shape": 3}, {"per": "update"}, {"floor": 2.0}, {"rate": 0.0}, {"rate": 1.5},
+        {"start": "1"}, {"floor": None},
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=r"unknown|fall|rate is|must be a number"):
             Decay(**({"start": 1.0, "floor": 0.0, "rate": 0.5} | wrong))
+
+
+@pytest.mark.parametrize("start", [0, 1])
+@pytest.mark.parametrize("states", [[0, -1, 1], [0, 2, 1], [-1, 1], [2, 1]], ids=str)
+def test_an_observation_outside_its_space_is_refused(start: int, states: list[int]) -> None:
+    """State −1 is between two episodes to the loop, which would begin one after the other for ever."""
+    env = Scripted(2, [Episode([s + start for s in states], [0.0] * (len(states) - 1), "truncated")])
+    env.observation_space = gym.spaces.Discrete(2, start=start)
+    stray = next(s for s in states if not 0 <= s < 2) + start
+    with pytest.raises(RuntimeError, match=f"gave the observation {stray}, which lies outside its Discrete"):
+        td0(env, np.ones((2, 1)), episodes=2, alpha=0.1)
+
+
+def test_numbers_of_numpy_teach_the_same() -> None:
+    mdp, env = random_mdp(0, 0.9), gym.make("FrozenLake-v1")
+    for source in (mdp, env):
+        plain: Any = {"episodes": 20, "alpha": 0.5, "epsilon": 0.25, "seed": 3, "max_steps": 30, "gamma": 0.5}
+        kinds = {"episodes": np.int64, "alpha": np.float32, "epsilon": np.float64, "gamma": np.float32}
+        others = {name: kinds.get(name, np.int32)(value) for name, value in plain.items()}
+        one, other = q_learning(source, **plain), q_learning(source, **others)
+        assert one.values.tobytes() == other.values.tobytes()
+    assert Decay(np.float32(0.5), np.int64(0), np.float32(0.5)) == Decay(0.5, 0.0, 0.5)
 
 
 # --- the documents' examples ---

@@ -10,6 +10,7 @@ import pytest
 import scipy.sparse as sparse
 import torch
 
+from advantage.errors import UserError
 from advantage.tabular import MDP, GridWorld, policy_values, value_iteration
 from tests.tabular.processes import random_mdp
 
@@ -41,6 +42,46 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "start": ({"start": [0.5, 0.4]}, "start sums to 0.9"),
     "start at the end": ({"start": [0.5, 0.5]}, "start has 0.5 on state 1, which is terminal"),
 }
+
+
+NO_NUMBERS: dict[str, tuple[dict[str, Any], str]] = {
+    "gamma none": ({"gamma": None}, "gamma is None; it must be a number"),
+    "gamma word": ({"gamma": "abc"}, "gamma is 'abc'; it must be a number"),
+    "gamma true": ({"gamma": True}, "gamma is True; it must be a number"),
+    "ragged P": ({"P": [[[0.5, 0.5], [1.0]]]}, "P is no table of numbers"),
+    "words in P": ({"P": [[["0.5", "0.5"], ["0", "1"]]]}, "P is no table of numbers.*holds <U3"),
+    "mixed P": ({"P": [[[0.5, "x"], [0, 1]]]}, "P is no table of numbers"),
+    "complex P": ({"P": TWO * 1j}, "P is no table of numbers.*complex128"),
+    "one sparse P": (
+        {"P": sparse.csr_array(TWO[0])},
+        r"P is one sparse array of \(2, 2\); give a dense one, or a list",
+    ),
+    "ragged R": ({"R": [[1.0], [1.0, 2.0]]}, "R is no table of numbers"),
+    "one sparse R": ({"R": sparse.csr_array(np.ones((2, 1)))}, "R is one sparse array"),
+    "sparse R of a dense P": ({"R": [sparse.csr_array(TWO[0])]}, "R is a list of sparse arrays and P is dense"),
+}
+
+
+@pytest.mark.parametrize(("changes", "told"), NO_NUMBERS.values(), ids=NO_NUMBERS)
+def test_what_is_no_number_is_refused(changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(UserError, match=told) as raised:
+        MDP(**({"P": TWO, "R": np.zeros((2, 1)), "gamma": 0.9, "terminal": LAST} | changes))
+    assert "\n" not in str(raised.value)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    world = GridWorld(
+        np.int64(2), np.int32(3), {(np.int64(0), 2): np.float32(0.5)}, gamma=np.float32(0.5), slip=np.float64(0.25)
+    )
+    same = GridWorld(2, 3, {(0, 2): 0.5}, gamma=0.5, slip=0.25)
+    assert (world.rows, world.cols, world.rewards) == (2, 3, {(0, 2): 0.5}) and type(world.gamma) is float
+    np.testing.assert_array_equal(world.R, same.R)
+
+
+@pytest.mark.parametrize("values", [np.zeros(3), np.zeros((2, 2)), 0.0, "V"])
+def test_a_backup_of_values_of_another_shape(values: Any) -> None:
+    with pytest.raises(UserError, match="values"):
+        MDP(TWO, np.zeros((2, 1)), 0.9, LAST).q(values)
 
 
 @pytest.mark.parametrize(("changes", "told"), BAD.values(), ids=BAD)
@@ -90,6 +131,10 @@ def test_exchanged_parts() -> None:
         assert other.gamma == 0.5 and mdp.gamma == 0.9
         np.testing.assert_allclose(other.R, mdp.R)
         np.testing.assert_allclose(mdp.replace(R=np.ones_like(mdp.R)).R[~mdp.terminal], 1.0)
+        with pytest.raises(UserError, match="no 'gama' to replace: did you mean gamma"):
+            mdp.replace(gama=0.9)
+        with pytest.raises(UserError, match="P cannot be replaced"):
+            mdp.replace(P=mdp.P)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +223,16 @@ def test_moves_slips_and_walls() -> None:
         ({"walls": [(0, 7)]}, r"rewards: \(0, 7\) is a wall"),
         ({"slip": 1.5}, "slip is 1.5"),
         ({"rows": 0}, "rows is 0"),
-        ({"rewards": {(0, 0): float("nan")}}, "R.* is nan"),
+        ({"rewards": {(0, 0): float("nan")}}, r"the reward of \(0, 0\) is nan; it must be finite"),
+        ({"rewards": [1.0]}, r"rewards is \[1.0\]; it must be \{\(row, column\): value\}"),
+        ({"walls": [(1.5, 1.5)]}, r"walls: \(1.5, 1.5\) is no cell"),
+        ({"walls": (1, 1)}, "walls: 1 is no cell; write"),
+        ({"walls": 3}, "walls is 3; it must be a list of cells"),
+        ({"rows": 2.5}, "rows is 2.5"),
+        ({"rows": True}, "rows is True"),
+        ({"rows": 100_000, "cols": 100_000}, "cols is 10000000000; it must be a whole number from 1 to 100,000,000"),
+        ({"slip": None}, "slip is None; it must be a number"),
+        ({"slip": True}, "slip is True; it must be a number"),
         ({"gamma": 2.0}, "gamma is 2.0"),
         ({"start": (0, 7)}, "terminal"),
     ],

@@ -170,7 +170,11 @@ def test_what_does_not_converge_is_said(method: Any) -> None:
     ("method", "arguments", "told"),
     [
         (value_iteration, {"tolerance": 0.0}, "tolerance is 0"),
+        (value_iteration, {"tolerance": True}, "tolerance is True; it must be a number"),
         (value_iteration, {"order": "sync"}, "unknown order 'sync'"),
+        (value_iteration, {"order": 3}, "unknown order 3: known: in_place, synchronous"),
+        (value_iteration, {"max_sweeps": -5}, "max_sweeps is -5; it must be a whole number from 1"),
+        (value_iteration, {"values": "V"}, "values is no table of numbers"),
         (value_iteration, {"values": np.zeros(3)}, r"values has shape \(3,\)"),
         (policy_iteration, {"evaluation": "exakt"}, "did you mean exact"),
         (modified_policy_iteration, {"evaluations": -1}, "evaluations is -1"),
@@ -182,6 +186,26 @@ def test_what_does_not_converge_is_said(method: Any) -> None:
 def test_bad_arguments(method: Any, arguments: Any, told: str) -> None:
     with pytest.raises(ValueError, match=told):
         method(GridWorld(), **arguments)
+
+
+@pytest.mark.parametrize("method", [value_iteration, policy_iteration, modified_policy_iteration, prioritized_sweeping])
+def test_what_is_no_model_is_refused(method: Any) -> None:
+    with pytest.raises(ValueError, match=r"'FrozenLake-v1' is no MDP; give MDP\(…\)"):
+        method("FrozenLake-v1")
+    with pytest.raises(ValueError, match="is no MDP"):
+        policy_evaluation("FrozenLake-v1", np.ones((1, 1)))
+
+
+def test_history_is_bounded_and_says_where_it_was_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    world, size = GridWorld(), 64 * (1 + 2 * 4)
+    every = value_iteration(world).sweeps
+    monkeypatch.setattr("advantage.tabular.planning.KEPT_NUMBERS", len(every) * size)
+    assert len(value_iteration(world).sweeps) == len(every)  # just room enough; no warning, which would be an error
+    monkeypatch.setattr("advantage.tabular.planning.KEPT_NUMBERS", 6 * size - 1)
+    with pytest.warns(UserWarning, match=f"made {len(every)} sweeps; history holds those up to 5, and the last"):
+        cut = value_iteration(world)
+    assert [sweep.number for sweep in cut.sweeps] == [1, 2, 3, 4, 5, len(every)]
+    assert len(value_iteration(world, history=True).sweeps) == len(every)
 
 
 def test_evaluation_refuses_what_cannot_end_at_gamma_1() -> None:

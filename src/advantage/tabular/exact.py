@@ -13,16 +13,17 @@ import scipy.sparse.linalg
 from scipy.sparse import csgraph
 
 from advantage.errors import UserError
-from advantage.tabular.arrays import Bools, Floats, distributions, in_kind, numbers
-from advantage.tabular.mdp import MDP
+from advantage.tabular.arrays import Bools, Floats, distributions, in_kind, numbers, plain, real, whole
+from advantage.tabular.mdp import MDP, check_model
 
 
 def policy_table(mdp: MDP, policy: Any) -> Floats:
     """A policy π(a|s) as (S, A) float64, checked.
 
     Raises:
-        UserError: it is no table of distributions.
+        UserError: `mdp` is none, or `policy` no table of distributions.
     """
+    check_model(mdp)
     return distributions("policy", policy, (mdp.num_states, mdp.num_actions))
 
 
@@ -73,13 +74,14 @@ def return_within(mdp: MDP, policy: Any, steps: int) -> float:
     table = policy_table(mdp, policy)
     paid, onward = (table * mdp.R).sum(1), transitions_under(mdp, table)
     values = np.zeros(mdp.num_states)
-    for _ in range(steps):
+    for _ in range(whole("steps", steps, 0)):
         values = paid + onward @ values
     return float(mdp.start @ values)
 
 
 def reachable(mdp: MDP) -> Bools:
     """bool (S,): the states that an episode can come to, those of its start and its end included."""
+    check_model(mdp)
     states, actions = mdp.num_states, mdp.num_actions
     every = np.tile(np.arange(states), actions)
     any_action = sparse.csr_array((np.ones(every.size), (every, np.arange(every.size))), shape=(states, every.size))
@@ -87,17 +89,24 @@ def reachable(mdp: MDP) -> Bools:
 
 
 def epsilon_greedy_policy(q: Any, epsilon: float) -> Floats:
-    """π(a|s) = (1 − ε) [a is best] / (how many are) + ε / A of action values (S, A); ties are exact ones."""
-    table = np.asarray(q, np.float64)
-    best = table == table.max(1, keepdims=True)
-    found: Floats = (1.0 - epsilon) * best / best.sum(1, keepdims=True) + epsilon / table.shape[1]
+    """π(a|s) = (1 − ε) [a is best] / (how many are) + ε / A of action values (S, A); ties are exact ones.
+
+    Raises:
+        UserError: ε outside [0, 1], or `q` is no finite table.
+    """
+    share, table = real("epsilon", epsilon, 0.0, 1.0), plain("q", q)
+    if table.ndim != 2:
+        raise UserError(f"q has shape {table.shape}; it must be (states, actions)")
+    best = numbers("q", table, table.shape) == table.max(1, keepdims=True)
+    found: Floats = (1.0 - share) * best / best.sum(1, keepdims=True) + share / table.shape[1]
     return found
 
 
 @in_kind
 def softmax_policy(logits: Any) -> Floats:
     """π(a|s) = exp θ(s, a) / Σ_b exp θ(s, b) of a table of logits (S, A)."""
-    array = numbers("logits", logits, np.shape(logits))
+    array = plain("logits", logits)
+    numbers("logits", array, array.shape)
     weights = np.exp(array - array.max(-1, keepdims=True))
     found: Floats = weights / weights.sum(-1, keepdims=True)
     return found
@@ -163,7 +172,7 @@ def exact_natural_gradient(mdp: MDP, logits: Any, damping: float = 0.0) -> Float
 
     Source: Kakade 2001; Agarwal et al. 2021, lemma 5.1.
     """
-    if not 0.0 <= damping < np.inf:
+    if not 0.0 <= real("damping", damping) < np.inf:
         raise UserError(f"damping is {damping}; it must be at least 0 and finite")
     policy, visits, advantages = _at(mdp, logits)
     if damping == 0:
@@ -239,6 +248,7 @@ def _solve(matrix: Any, gamma: float, right: Floats) -> Floats:
 
 def _at(mdp: MDP, logits: Any) -> tuple[Floats, Floats, Floats]:
     """Policy, visitation and advantages of a softmax table."""
+    check_model(mdp)
     policy = np.asarray(softmax_policy(numbers("logits", logits, (mdp.num_states, mdp.num_actions))))
     values = policy_values(mdp, policy)
     return policy, np.asarray(state_visitation(mdp, policy)), mdp.q(values) - values[:, None]

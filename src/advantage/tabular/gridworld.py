@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -9,7 +11,7 @@ import numpy as np
 import scipy.sparse as sparse
 
 from advantage.errors import UserError
-from advantage.tabular.arrays import Ints
+from advantage.tabular.arrays import MOST, Ints, real, whole
 from advantage.tabular.mdp import MDP
 
 Cell = tuple[int, int]
@@ -54,20 +56,19 @@ class GridWorld(MDP):
         gamma: float = 0.9,
         slip: float = 0.0,
     ) -> None:
-        for name, size in (("rows", rows), ("cols", cols)):
-            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-                raise UserError(f"{name} is {size!r}; it must be a whole number from 1")
-        if not 0.0 <= slip <= 1.0:
-            raise UserError(f"slip is {slip}; it must lie in [0, 1]")
-        self.rows, self.cols, self.slip = rows, cols, float(slip)
-        self.walls = frozenset(self._inside("walls", cell) for cell in walls)
+        self.rows, self.cols = whole("rows", rows, 1), whole("cols", cols, 1)
+        whole("rows · cols", self.rows * self.cols, 1, MOST)
+        self.slip = real("slip", slip, 0.0, 1.0)
+        self.walls = frozenset(self._inside("walls", cell) for cell in _each("walls", walls))
         paid = DEFAULT_REWARDS if rewards is None else rewards
-        self.rewards = {self._free("rewards", cell): float(value) for cell, value in paid.items()}
-        ends = self.rewards if terminal is None else terminal
+        if not isinstance(paid, Mapping):
+            raise UserError(f"rewards is {paid!r}; it must be {{(row, column): value}}")
+        self.rewards = {self._free("rewards", cell): _finite(cell, value) for cell, value in paid.items()}
+        ends = self.rewards if terminal is None else _each("terminal", terminal)
         self.ends = frozenset(self._free("terminal", cell) for cell in ends)
         flags = self._marked(self.walls | self.ends)
         first = None if start is None else self._marked([self._free("start", start)]).astype(np.float64)
-        P, R = self._tables(rows * cols <= DENSE)
+        P, R = self._tables(self.rows * self.cols <= DENSE)
         super().__init__(P, R, gamma, flags, first)
 
     def state(self, cell: Cell) -> int:
@@ -80,10 +81,13 @@ class GridWorld(MDP):
         return divmod(int(state), self.cols)
 
     def _inside(self, name: str, cell: Any) -> Cell:
-        row, col = cell
+        try:
+            row, col = (operator.index(part) for part in cell)
+        except (TypeError, ValueError):
+            raise UserError(f"{name}: {cell!r} is no cell; write (row, column), two whole numbers") from None
         if not (0 <= row < self.rows and 0 <= col < self.cols):
             raise UserError(f"{name}: ({row}, {col}) lies outside {self.rows} × {self.cols} cells, counted from (0, 0)")
-        return int(row), int(col)
+        return row, col
 
     def _free(self, name: str, cell: Any) -> Cell:
         if (inside := self._inside(name, cell)) in self.walls:
@@ -129,6 +133,19 @@ class GridWorld(MDP):
             P.append(table.toarray() if dense else table)
             R.append(reward.toarray() if dense else reward)
         return (np.stack(P), np.stack(R)) if dense else (P, R)
+
+
+def _each(name: str, cells: Any) -> Iterable[Any]:
+    if not isinstance(cells, Iterable):
+        raise UserError(f"{name} is {cells!r}; it must be a list of cells (row, column)")
+    return cells
+
+
+def _finite(cell: Any, value: Any) -> float:
+    paid = real(f"the reward of {cell}", value)
+    if not math.isfinite(paid):
+        raise UserError(f"the reward of {cell} is {paid}; it must be finite")
+    return paid
 
 
 DEFAULT_REWARDS: Mapping[Cell, float] = {(0, 7): 1.0, (3, 3): -1.0}

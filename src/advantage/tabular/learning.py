@@ -10,7 +10,7 @@ import numpy as np
 
 from advantage.errors import UserError
 from advantage.runs.streams import Streams
-from advantage.tabular.arrays import Floats, Ints
+from advantage.tabular.arrays import MOST, Floats, Ints, whole
 from advantage.tabular.compiled import installed
 from advantage.tabular.exact import epsilon_greedy_policy, softmax_policy
 from advantage.tabular.loop import Clock, loop, looping
@@ -119,10 +119,15 @@ class Course:
     snapshots: int
 
     def __post_init__(self) -> None:
-        for name, low in (("episodes", 1), ("seed", 0), ("max_steps", 1), ("snapshots", 1)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < low:
-                raise UserError(f"{name} is {value!r}; it must be a whole number from {low}")
+        for name, low, high in (
+            ("episodes", 1, MOST),
+            ("seed", 0, None),
+            ("max_steps", 1, MOST),
+            ("snapshots", 1, MOST),
+        ):
+            object.__setattr__(self, name, whole(name, getattr(self, name), low, high))
+        if self.compiled is not None and not isinstance(self.compiled, bool):
+            raise UserError(f"compiled is {self.compiled!r}; it must be True, False or None")
 
 
 def learn(world: World, lesson: Lesson, course: Course) -> Learned:
@@ -171,8 +176,7 @@ class _Learner:
     def learnt(self) -> tuple[Floats, Floats | None]:
         """V and Q as they stand, 0 in terminal states."""
         acted_on, table = (_arrays(it) for it in self._tables[:2])
-        double = self._lesson.acted_on is not self._lesson.learnt and self._lesson.policy is None
-        found = np.where(self._world.terminal[:, None], 0.0, acted_on if double else table)
+        found = np.where(self._world.terminal[:, None], 0.0, acted_on if self._lesson.method.coins else table)
         if not np.isfinite(found).all():
             raise UserError(f"what is learnt grows beyond all bounds (step {self.steps:,}); give a smaller alpha")
         return (found[:, 0], None) if self._lesson.policy is not None else (found.max(1), found)

@@ -13,13 +13,17 @@ from advantage.tabular.compiled import compiled
 from advantage.tabular.primitives import primitives
 from advantage.tabular.updates import GOING, TRUNCATED, Method
 
+# A state below 0 stands for the time between two episodes: `s < 0` is the one comparison that tells an episode's first
+# row from its steps. No world has such a state; one that is played is checked for it (worlds.py).
+BETWEEN = -1
+
 
 class Clock(NamedTuple):
     """Where learning stands.
 
     Attributes:
         row, steps: of the block: the next row of random numbers, and steps made since its first.
-        state, action: what comes next; state −1 between two episodes.
+        state, action: what comes next; state BETWEEN between two episodes.
         t, total: steps and rewards of the present episode.
         episode: how many are finished.
         explore, alpha: ε or temperature, and step size, of the moment.
@@ -27,7 +31,7 @@ class Clock(NamedTuple):
 
     row: int = 0
     steps: int = 0
-    state: int = -1
+    state: int = BETWEEN
     action: int = 0
     t: int = 0
     total: float = 0.0
@@ -50,16 +54,22 @@ def looping(choose: Any, move: Any, begin: Any, update: Any, method: Method, of_
     ahead, coins = method.ahead, method.coins
 
     def run(behaviour, table, memory, world, draws, knobs, limit, gamma, clock, log, stop):  # type: ignore[no-untyped-def]
-        """Goes on until the block is used up or `stop` episodes are finished; returns the clock."""
+        """Goes on until the block is used up or `stop` episodes are finished; returns the clock.
+
+        The arguments are flat tuples, which lists and numba both take: what is acted on, what learns, and its memory;
+        the outcomes of the world; random numbers by row; ε (or temperature) and α, each by step or by episode; the
+        longest episode; γ; the clock; returns and lengths of the episodes; the episode to stop at.
+        """
         offsets, cumulative, starts, successors, rewards, endings = world
         for_actions, for_outcomes, for_coins = draws
         explorations, explore_by_step, alphas, alpha_by_step = knobs
         returns, lengths = log
         first, steps, s, a, t, total, episode, explore, alpha = clock
+        # A row is a step, or begins an episode. `begun` counts the latter, so that row − begun is the number of steps.
         by_step, begun = explore_by_step or alpha_by_step, first - steps
         coin, a_next = 0.0, 0
         for row in range(first, len(for_actions)):
-            if s < 0:
+            if s < 0:  # BETWEEN
                 if episode == stop:
                     return row, row - begun, s, a, t, total, episode, explore, alpha
                 explore = explorations[row - begun if explore_by_step else episode]
@@ -91,7 +101,7 @@ def looping(choose: Any, move: Any, begin: Any, update: Any, method: Method, of_
             else:
                 returns[episode], lengths[episode] = total, t
                 episode += 1
-                s = -1
+                s = BETWEEN
         row = len(for_actions)
         return row, row - begun, s, a, t, total, episode, explore, alpha
 

@@ -9,9 +9,11 @@ import numpy as np
 import scipy.sparse as sparse
 import torch
 
-from advantage.errors import UserError
+from advantage.errors import UserError, nearest
 from advantage.tabular import gymnasium_model
-from advantage.tabular.arrays import SUM_TOLERANCE, Bools, Floats, distributions, numbers, plain
+from advantage.tabular.arrays import SUM_TOLERANCE, Bools, Floats, distributions, numbers, plain, real
+
+REPLACED = ("R", "gamma", "terminal", "start")
 
 
 class MDP:
@@ -50,7 +52,7 @@ class MDP:
     """
 
     def __init__(self, P: Any, R: Any, gamma: float, terminal: Any, start: Any = None) -> None:
-        self.gamma = _discount(gamma)
+        self.gamma = real("gamma", gamma, 0.0, 1.0)
         self.is_sparse = _is_sparse(P)
         stack: Callable[[Any], tuple[Any, int, int]] = _stack_sparse if self.is_sparse else _stack_dense
         stacked, self.num_actions, self.num_states = stack(P)
@@ -76,8 +78,14 @@ class MDP:
         """Action values (S, A) where every next state is worth what `values` (S,) says: one Bellman backup.
 
         Q(s, a) = R(s, a) + γ Σ_s' P(s'|s, a) V(s');   0 in terminal states
+
+        Raises:
+            UserError: `values` has another shape.
         """
-        ahead: Floats = self.transitions @ np.asarray(values, np.float64)
+        V = plain("values", values)
+        if V.shape != (self.num_states,):
+            raise UserError(f"values has shape {V.shape}; it must be {(self.num_states,)}")
+        ahead: Floats = self.transitions @ V
         ahead *= self.gamma
         found = ahead.reshape(self.num_actions, self.num_states).T  # in the order of R
         found += self.R
@@ -87,7 +95,15 @@ class MDP:
         """The same process with some of `R`, `gamma`, `terminal` and `start` exchanged.
 
         Rows of states that were terminal are unknown: a state that is to end no longer needs a new MDP.
+
+        Raises:
+            UserError: another name, or what the constructor refuses.
         """
+        for name in changes:
+            if name == "P":
+                raise UserError("P cannot be replaced: it says what the states are; make another MDP(P, R, …)")
+            if name not in REPLACED:
+                raise UserError(f"an MDP has no {name!r} to replace: {nearest(name, REPLACED)}")
         rewards = self.R if self.transition_rewards is None else self._rewards_by_action()
         now = {"R": rewards, "gamma": self.gamma, "terminal": self.terminal, "start": self.start, **changes}
         if "terminal" in changes and "start" not in changes:
@@ -114,25 +130,27 @@ class MDP:
 
     def _rewards(self, given: Any, ends: Bools) -> tuple[Floats, Any]:
         count, actions = self.num_states, self.num_actions
+        array = given if _is_sparse(given) else plain("R", given)
         if _is_sparse(given):
+            if not self.is_sparse:
+                raise UserError("R is a list of sparse arrays and P is dense; give both in one kind")
             rewards, *_ = _stack_sparse(given, "R", (actions, count))
             aligned = self._aligned(_without_rows(rewards, ends))
-        elif np.ndim(given) == 3 and self.is_sparse:
-            aligned = self._aligned(numbers("R", given, (actions, count, count)).reshape(actions * count, count))
-        elif np.ndim(given) == 3:
-            aligned = self._of_transitions(given)
+        elif array.ndim == 3 and self.is_sparse:
+            aligned = self._aligned(numbers("R", array, (actions, count, count)).reshape(actions * count, count))
+        elif array.ndim == 3:
+            aligned = self._of_transitions(array)
         else:
-            means = numbers("R", _zero_rows(given, self.terminal), (count, actions))
+            means = numbers("R", _zero_rows(array, self.terminal), (count, actions))
             return np.asfortranarray(means), None
         weighted = self.transitions.copy() if self.is_sparse else self.transitions * aligned
         if self.is_sparse:
             weighted.data = weighted.data * aligned
         return np.asarray(weighted.sum(axis=1)).reshape(actions, count).T, aligned
 
-    def _of_transitions(self, given: Any) -> Floats:
+    def _of_transitions(self, array: Floats) -> Floats:
         """Rewards (A·S, S), 0 where the transition cannot occur, whatever stood there."""
         count, actions = self.num_states, self.num_actions
-        array = plain(given)
         if array.shape != (actions, count, count):
             raise UserError(f"R has shape {array.shape}; it must be {(count, actions)} or {(actions, count, count)}")
         occurring = np.where(self.transitions > 0, array.reshape(actions * count, count), 0.0)
@@ -167,10 +185,14 @@ class MDP:
         return start
 
 
-def _discount(gamma: Any) -> float:
-    if isinstance(gamma, bool) or not 0.0 <= float(gamma) <= 1.0:
-        raise UserError(f"gamma is {gamma}; it must lie in [0, 1]")
-    return float(gamma)
+def check_model(given: Any) -> None:
+    """Refuses what is no MDP.
+
+    Raises:
+        UserError: it is none.
+    """
+    if not isinstance(given, MDP):
+        raise UserError(f"{given!r} is no MDP; give MDP(…), GridWorld(…) or MDP.from_gymnasium(environment, gamma)")
 
 
 def _is_sparse(given: Any) -> bool:
@@ -178,7 +200,7 @@ def _is_sparse(given: Any) -> bool:
 
 
 def _stack_dense(given: Any) -> tuple[Floats, int, int]:
-    array = plain(given).copy()
+    array = plain("P", given).copy()
     if array.ndim != 3 or array.shape[1] != array.shape[2] or 0 in array.shape:
         raise UserError(f"P has shape {array.shape}; it must be (actions, states, states), or a list of sparse (S, S)")
     return array.reshape(-1, array.shape[2]), array.shape[0], array.shape[1]
@@ -244,8 +266,8 @@ def _without_rows(stacked: Any, ends: Bools) -> Any:
     return stacked
 
 
-def _zero_rows(given: Any, terminal: Bools) -> Any:
-    array = plain(given).copy()
+def _zero_rows(given: Floats, terminal: Bools) -> Floats:
+    array = given.copy()
     if array.ndim == 2 and array.shape[0] == terminal.size:
         array[terminal] = 0.0
     return array

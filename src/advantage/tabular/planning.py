@@ -9,15 +9,17 @@ from __future__ import annotations
 import math
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from advantage.errors import UserError
-from advantage.tabular.arrays import Floats
-from advantage.tabular.mdp import MDP
+from advantage.tabular.arrays import Floats, whole
+from advantage.tabular.mdp import MDP, check_model
 from advantage.tabular.sweeps import (
     KEPT,
+    KEPT_NUMBERS,
     TOLERANCE,
     Sweep,
     Sweeps,
@@ -44,7 +46,7 @@ class Solution:
         residual: max_s of how far V is from its Bellman equation.
         bound: what the greedy policy loses at most in any state, 2γ·residual/(1 − γ); of an evaluation the largest
             error of a value, residual/(1 − γ). inf at γ = 1.
-        sweeps: those that were kept.
+        sweeps: those that were kept; their numbers tell where a gap is.
     """
 
     values: Floats
@@ -89,7 +91,9 @@ def policy_evaluation(
         tolerance: > 0, in units of reward.
         values: (S,) to begin with; 0 unless given.
         max_sweeps: after which it gives up.
-        history: whether every sweep is kept; None where there are at most 10,000 states.
+        history: whether every sweep is kept. None where there are at most 10,000 states, until their V, Q and policies
+            are 50 million numbers (5,555 sweeps of 1,000 states and 4 actions; 555 of 10,000): behind these only the
+            last one is, and a warning says from which on. True keeps all, whatever it takes.
         progress: called with every sweep.
 
     Raises:
@@ -239,10 +243,11 @@ def lines(every: float = 1.0) -> Progress:
 def _run(
     sweeps: Sweeps, mdp: MDP, name: str, max_sweeps: int, history: bool | None, progress: Progress | None
 ) -> Solution:
-    keep = mdp.num_states <= KEPT if history is None else history
-    kept, improvements, last = [], 0, None
+    check_model(mdp)
+    max_sweeps, most = whole("max_sweeps", max_sweeps, 1), _kept(mdp, history)
+    kept, improvements, last = list[Sweep](), 0, None
     for last in sweeps:
-        kept += [last] if keep else []
+        kept += [last] if len(kept) < most else []
         improvements += last.kind == "improvement"
         if progress is not None:
             progress(last)
@@ -254,8 +259,23 @@ def _run(
                 f" give gamma < 1 (it is {mdp.gamma:g}), a larger tolerance or max_sweeps"
             )
     assert last is not None
+    if kept and kept[-1] is not last:
+        warnings.warn(
+            f"{name} made {last.number:,} sweeps; history holds those up to {kept[-1].number:,}, and the last:"
+            " history=True keeps all, history=False none",
+            stacklevel=3,
+        )
+        kept.append(last)
     residual = last.residual
     loss = residual * (1.0 if last.kind == "evaluation" else 2.0 * mdp.gamma)
     bound = loss / (1.0 - mdp.gamma) if mdp.gamma < 1.0 else math.inf
     iterations = improvements or last.number
     return Solution(last.values, last.q, last.policy, iterations, residual, bound, tuple(kept))
+
+
+def _kept(mdp: MDP, history: bool | None) -> float:
+    """How many sweeps are kept."""
+    if history is not None:
+        return math.inf if history else 0
+    size = mdp.num_states * (1 + 2 * mdp.num_actions)
+    return max(KEPT_NUMBERS // size, 1) if mdp.num_states <= KEPT else 0

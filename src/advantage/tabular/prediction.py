@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from advantage.errors import UserError, nearest
-from advantage.tabular.arrays import distributions, numbers
+from advantage.tabular.arrays import MOST, distributions, numbers, real, whole
 from advantage.tabular.learning import MAX_STEPS, Course, Learned, Lesson, learn
 from advantage.tabular.schedules import Rate, as_decay
 from advantage.tabular.updates import MONTE_CARLO, N_STEP_TD, TD, TD_LAMBDA, Method
@@ -66,7 +66,7 @@ def monte_carlo(
     world = world_of(mdp_or_env, gamma, seed)
     course = Course(episodes, seed, max_steps, compiled, snapshots)
     counts = np.full(world.num_states, -1), np.zeros(world.num_states, np.int64)
-    memory = (np.zeros(max_steps, np.int64), np.zeros(max_steps), *counts, visit == "every")
+    memory = (np.zeros(course.max_steps, np.int64), np.zeros(course.max_steps), *counts, visit == "every")
     return _learn(MONTE_CARLO, world, policy, memory, 0.0 if alpha is None else alpha, initial, course)
 
 
@@ -163,8 +163,7 @@ def waiting(n: int) -> tuple[Any, ...]:
     Raises:
         UserError: n is no whole number from 1.
     """
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise UserError(f"n is {n!r}; it must be a whole number from 1")
+    n = whole("n", n, 1, MOST)
     return np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(n), n
 
 
@@ -174,13 +173,12 @@ def traces(states: int, actions: int, lam: float, kind: str) -> tuple[Any, ...]:
     Raises:
         UserError: λ outside [0, 1], or an unknown kind.
     """
-    if not 0.0 <= lam <= 1.0:
-        raise UserError(f"lam is {lam}; it must lie in [0, 1]")
+    decay = real("lam", lam, 0.0, 1.0)
     if kind not in TRACES:
         raise UserError(f"unknown trace {kind!r}: {nearest(kind, TRACES)}")
     places = np.zeros(states * actions, np.int64), np.zeros(states * actions, np.int64)
     trace = np.zeros((states, actions))
-    return trace, *places, np.zeros(1, np.int64), np.zeros(1), float(lam), TRACES.index(kind)
+    return trace, *places, np.zeros(1, np.int64), np.zeros(1), decay, TRACES.index(kind)
 
 
 def _learn(

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from advantage.errors import UserError, nearest
-from advantage.tabular.arrays import Floats
+from advantage.tabular.arrays import Floats, real
 
 SHAPES = ("geometric", "linear", "inverse")
 CLOCKS = ("episode", "step")
@@ -48,6 +48,8 @@ class Decay:
             raise UserError(f"unknown shape {self.shape!r}: {nearest(self.shape, SHAPES)}")
         if self.per not in CLOCKS:
             raise UserError(f"unknown per={self.per!r}: {nearest(self.per, CLOCKS)}")
+        for name in ("start", "floor", "rate"):
+            object.__setattr__(self, name, real(name, getattr(self, name)))
         if not 0.0 <= self.floor <= self.start < math.inf:
             raise UserError(f"a decay from {self.start} to {self.floor}; it must fall, to a floor of at least 0")
         if not 0.0 < self.rate <= (1.0 if self.shape == "geometric" else math.inf):
@@ -73,9 +75,7 @@ def as_decay(name: str, given: Any, low: float, high: float, *, open_low: bool =
     Raises:
         UserError: it lies outside, or is neither.
     """
-    if isinstance(given, bool) or not isinstance(given, int | float | Decay):
-        raise UserError(f"{name} is {given!r}; it must be a number or a Decay")
-    decay = given if isinstance(given, Decay) else _constant(name, float(given))
+    decay = given if isinstance(given, Decay) else _constant(name, given)
     least = decay.floor
     inside = (least > low or (open_low and isinstance(given, Decay))) if open_low else least >= low
     if not (inside and decay.start <= high):
@@ -84,7 +84,11 @@ def as_decay(name: str, given: Any, low: float, high: float, *, open_low: bool =
     return decay
 
 
-def _constant(name: str, value: float) -> Decay:
+def _constant(name: str, given: Any) -> Decay:
+    try:
+        value = real(name, given)
+    except UserError:
+        raise UserError(f"{name} is {given!r}; it must be a number or a Decay") from None
     if not 0.0 <= value < math.inf:
         raise UserError(f"{name} is {value}; it must be finite and at least 0")
     return Decay(value, value, 1.0)

@@ -22,14 +22,15 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from advantage.errors import UserError, nearest
-from advantage.tabular.arrays import Floats, numbers
+from advantage.tabular.arrays import Floats, numbers, real, whole
 from advantage.tabular.compiled import compiled, worth_compiling
 from advantage.tabular.exact import check_ends, policy_table, policy_values
-from advantage.tabular.mdp import MDP
+from advantage.tabular.mdp import MDP, check_model
 from advantage.tabular.outcomes import outcomes_of, predecessors_of
 
 TOLERANCE = 1e-8
-KEPT = 10_000  # states up to which every sweep, or snapshot, is kept
+KEPT = 10_000  # states up to which sweeps, or snapshots, are kept
+KEPT_NUMBERS = 50_000_000  # of V, Q and policy in all sweeps that are kept: 1.6 GB as the lists of `history`
 ORDERS = ("synchronous", "in_place")
 EVALUATIONS = ("iterative", "exact")
 
@@ -153,8 +154,7 @@ def modified_policy_iteration_sweeps(
     mdp: MDP, *, evaluations: int = 5, tolerance: float = TOLERANCE, values: Any = None
 ) -> Sweeps:
     """The sweeps of `modified_policy_iteration`: an improvement, which is a sweep itself, then evaluations."""
-    if isinstance(evaluations, bool) or not isinstance(evaluations, int) or evaluations < 0:
-        raise UserError(f"evaluations is {evaluations!r}; it must be a whole number from 0")
+    evaluations = whole("evaluations", evaluations, 0)
     now, number = _begin(mdp, tolerance, values), 0
     while True:
         q = mdp.q(now)
@@ -205,7 +205,8 @@ def prioritized_sweeps(mdp: MDP, *, tolerance: float = TOLERANCE, values: Any = 
 
 
 def _begin(mdp: MDP, tolerance: float, values: Any) -> Floats:
-    if not 0.0 < tolerance < math.inf:
+    check_model(mdp)
+    if not 0.0 < real("tolerance", tolerance) < math.inf:
         raise UserError(f"tolerance is {tolerance}; it must be above 0 and finite")
     if values is None:
         return np.zeros(mdp.num_states)
@@ -213,6 +214,7 @@ def _begin(mdp: MDP, tolerance: float, values: Any) -> Floats:
 
 
 def _exchanged(mdp: MDP, other: MDP, values: Floats) -> tuple[MDP, Floats]:
+    check_model(other)
     if (other.num_states, other.num_actions) != (mdp.num_states, mdp.num_actions):
         raise UserError(
             f"the other MDP has {other.num_states} states and {other.num_actions} actions;"

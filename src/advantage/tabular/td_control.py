@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from advantage.errors import UserError
-from advantage.tabular.arrays import Floats, numbers
+from advantage.tabular.arrays import Floats, numbers, plain
 from advantage.tabular.learning import MAX_STEPS, Course, Learned, Lesson, learn
 from advantage.tabular.prediction import traces, waiting
 from advantage.tabular.schedules import Decay, Rate, as_decay
@@ -243,7 +243,7 @@ def _exploration(epsilon: Rate | None, temperature: Rate | None) -> tuple[str, D
 
 def _initial(world: World, initial: Any) -> Floats:
     shape = (world.num_states, world.num_actions)
-    table = np.full(shape, float(initial)) if np.ndim(initial) == 0 else numbers("initial", initial, shape).copy()
-    numbers("initial", table, shape)
+    given = plain("initial", initial)
+    table = np.broadcast_to(numbers("initial", given, shape if given.ndim else ()), shape).copy()
     table[world.terminal] = 0.0
     return table

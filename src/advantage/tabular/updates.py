@@ -23,7 +23,7 @@ class Method(NamedTuple):
     Attributes:
         update: its factory, of the primitives and of a behaviour's name.
         ahead: whether the next action is chosen before the update, which then learns of it (on-policy methods).
-        coins: whether it tosses coins.
+        coins: whether it tosses coins, which decide which of two tables learns; it acts on the mean of both.
     """
 
     update: Callable[[Any, str], Any]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from advantage.errors import RunFailed, UserError
-from advantage.tabular.arrays import Bools
+from advantage.tabular.arrays import Bools, real, whole
 from advantage.tabular.mdp import MDP
 from advantage.tabular.outcomes import outcomes_of
 from advantage.tabular.updates import GOING, TERMINATED, TRUNCATED
@@ -43,15 +43,14 @@ def world_of(source: Any, gamma: float | None, seed: int) -> World:
     """The world of an MDP, or of a Gymnasium environment whose observations and actions are numbers.
 
     Raises:
-        UserError: it is neither; γ is out of range.
+        UserError: it is neither; γ or the seed is out of range.
     """
-    if gamma is not None and not 0.0 <= gamma <= 1.0:
-        raise UserError(f"gamma is {gamma}; it must lie in [0, 1]")
+    asked = None if gamma is None else real("gamma", gamma, 0.0, 1.0)
     if isinstance(source, MDP):
-        return _in_memory(source, source.gamma if gamma is None else float(gamma))
+        return _in_memory(source, source.gamma if asked is None else asked)
     if not (hasattr(source, "step") and hasattr(source, "reset") and hasattr(source, "observation_space")):
         raise UserError(f"{source!r} is neither an MDP nor a Gymnasium environment")
-    return _played(source, DEFAULT_GAMMA if gamma is None else float(gamma), seed)
+    return _played(source, DEFAULT_GAMMA if asked is None else asked, whole("seed", seed, 0))
 
 
 def _in_memory(mdp: MDP, gamma: float) -> World:
@@ -70,18 +69,28 @@ def _played(env: Any, gamma: float, seed: int) -> World:
 
     def begin(starts: Any, uniform: float) -> int:
         observation, _ = reset(seed=seeds.pop()) if seeds else reset()
-        return int(observation) - first_state
+        s = int(observation) - first_state
+        if not 0 <= s < states:
+            raise _stray(env, observation)
+        return s
 
     def move(offsets: Any, cumulative: Any, s: int, a: int, uniform: float) -> int:
         observation, reward, terminated, truncated, _ = step(a + first_action)
+        s_next = int(observation) - first_state
+        if not 0 <= s_next < states:  # below 0 it would be taken for the time between two episodes
+            raise _stray(env, observation)
         if not math.isfinite(reward):
             raise RunFailed(f"{env} paid a reward of {reward} for action {a} in state {s}; rewards must be finite")
-        successors[0], rewards[0] = int(observation) - first_state, float(reward)
+        successors[0], rewards[0] = s_next, float(reward)
         endings[0] = TERMINATED if terminated else TRUNCATED if truncated else GOING
         return 0
 
     tables = ((), (), (), successors, rewards, endings)
     return World(states, actions, gamma, tables, np.zeros(states, np.bool_), begin, move)
+
+
+def _stray(env: Any, observation: Any) -> RunFailed:
+    return RunFailed(f"{env} gave the observation {observation}, which lies outside its {env.observation_space}")
 
 
 def _discrete(env: Any, role: str) -> tuple[int, int]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 ROWS = 10  # of the table over time
 WRITTEN = 150  # cells of a board that are written into its picture
+MISSING = "does not exist: γ is 1 and the policy may never end"
 WORDS = {
     "iterations": "iterations",
     "residual": "Bellman residual",
@@ -85,6 +86,7 @@ def _facts(solved: Solved) -> Iterable[str]:
         "return_in_time": f"undiscounted, in {solved.problem.time_limit} steps{of_policy}",
     }
     words = WORDS | {"return_in_time": "return in time", "optimal_return_in_time": "of the optimal policy"}
+    what |= {name: MISSING for name, value in solved.facts.items() if value is None}
     for name, value in solved.facts.items():
         shown = "–" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.5g}"
         yield f"{words[name]:<24}{shown:>12}  {what.get(name, '')}".rstrip()
