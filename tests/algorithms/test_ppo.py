@@ -63,7 +63,7 @@ class Salary(gym.Env[Any, Any]):
         ({"num_envs": 1, "num_steps": 8, "minibatch_size": 9}, "num_envs × num_steps = 8 steps"),
         ({"eps_low": -0.1}, "eps_low is -0.1; it must be at least 0"),
         ({"eps_high": "lin_-0.1"}, "eps_high is lin_-0.1; it must be at least 0"),
-        ({"eps_high": "cos_0.1"}, "eps_high is 'cos_0.1'; it must be a number or a schedule"),
+        ({"eps_high": "exp_0.1"}, "eps_high is 'exp_0.1'; it must be a number or a schedule"),
         ({"dual_clip": 1.0}, "dual_clip is 1.0; it must be above 1"),
         ({"value_clip": 0}, "value_clip is 0.0; it must be above 0"),
         ({"target_kl": 0}, "target_kl is 0.0; it must be above 0"),
