@@ -4,7 +4,8 @@
 
 A page has generated parts between comments: `<!-- settings: dpo -->` … `<!-- end -->` is a table of all settings of
 dpo, `<!-- settings: dapo beside grpo -->` one of those in which dapo differs, `<!-- stages: dapo -->` has GRPO's stages
-with those that dapo exchanges, and `<!-- diff: a2c beside actor_critic_td -->` what a2c changes in that file.
+with those that dapo exchanges, `<!-- diff: a2c beside actor_critic_td -->` what a2c changes in that file, and
+`<!-- results: a2c -->` its rows of the learning table of benchmarks/RESULTS.md.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 OF_ALGORITHMS = [page for page in PAGES if page.stem in ALGORITHMS]
-GENERATED = re.compile(r"(<!-- (settings|stages|diff): (\w+)(?: beside (\w+))? -->\n).*?(<!-- end -->)", re.DOTALL)
+KINDS_OF_PARTS = "settings|stages|diff|results"
+GENERATED = re.compile(rf"(<!-- ({KINDS_OF_PARTS}): (\w+)(?: beside (\w+))? -->\n).*?(<!-- end -->)", re.DOTALL)
 
 of_every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 of_every_algorithm = pytest.mark.parametrize("page", OF_ALGORITHMS, ids=lambda page: page.name)
@@ -51,7 +53,8 @@ def generated(text: str) -> str:
 
     def part(match: re.Match[str]) -> str:
         opening, what, name, beside, end = match.groups()
-        found = {"settings": settings_of, "stages": lambda name, _: stages_of(name), "diff": diff_of}
+        found = {"settings": settings_of, "diff": diff_of}
+        found |= {"stages": lambda name, _: stages_of(name), "results": lambda name, _: results_of(name)}
         lines = found[what](name, beside)
         return "\n".join([opening, *lines, "", end])
 
@@ -74,6 +77,14 @@ def settings_of(name: str, beside: str | None) -> list[str]:
         default, meaning = default.replace('"none"', "none"), meaning.replace("|", r"\|")
         lines.append(f"| `{setting}` | {default} | {meaning} |")
     return lines
+
+
+def results_of(name: str) -> list[str]:
+    """The head of the learning table and the algorithm's rows."""
+    text = (ROOT / "benchmarks" / "RESULTS.md").read_text(encoding="utf-8")
+    lines = text.partition("## Learning")[2].partition("\n## ")[0].splitlines()
+    head = next(number for number, line in enumerate(lines) if line.startswith("|"))
+    return [*lines[head : head + 2], *(line for line in lines[head + 2 :] if line.startswith(f"| {name} "))]
 
 
 def diff_of(name: str, beside: str) -> list[str]:
