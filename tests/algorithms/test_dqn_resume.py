@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import random
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +11,7 @@ import pytest
 
 import advantage
 from advantage.runs import checkpoint, tensors
-from tests.test_resume import files, rows
+from tests.test_resume import whole_and_killed
 
 CASES = {
     "uniform": ["--set", "eval_every=1500", "--set", "eval_episodes=2"],
@@ -53,21 +48,7 @@ def span(piece: str) -> tuple[int, int]:
 
 @pytest.mark.parametrize("case", ["uniform", pytest.param(list(CASES)[1], marks=pytest.mark.slow)])
 def test_sigkill_and_resume_leave_identical_bytes(case: str, tmp_path: Path) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run(command(case, whole), check=True)
-    moments = random.Random(case)
-    process = subprocess.Popen(command(case, killed))
-    for _ in range(3):
-        progress(killed)
-        time.sleep(moments.uniform(0.0, 0.5))
-        if process.poll() is not None:
-            break
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        process = subprocess.Popen([sys.executable, "-m", "advantage.cli", "resume", str(killed), "--quiet"])
-    assert process.wait() == 0
-    assert len(advantage.load(killed).reader.attempts()) > 1, "nothing was killed"
-    assert files(whole) == files(killed) and rows(whole) == rows(killed)
+    whole, killed = whole_and_killed(lambda run: command(case, run), tmp_path)
     one, other = remembered(whole), remembered(killed)
     assert one.keys() == other.keys() and len(one["rows/actions"]) == 1500
     for name, value in one.items():
@@ -86,13 +67,3 @@ def test_a_checkpoint_writes_only_what_is_new(tmp_path: Path) -> None:
     own = sum(path.stat().st_size for path in last.iterdir())
     assert len(pieces) == 30 and len({status.st_mtime_ns for status in pieces}) == 30
     assert own < 0.3 * sum(status.st_size for status in pieces)
-
-
-def progress(run: Path) -> None:
-    """Until the run has a checkpoint more than it has now."""
-    before = set((run / "checkpoints").glob("step-*"))
-    for _ in range(1200):
-        if set((run / "checkpoints").glob("step-*")) - before:
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"{run} made no checkpoint")

@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-import os
-import random
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +24,7 @@ from advantage.views.explain import explain, render
 from advantage.views.report import write_report
 from tests.algorithms.test_ppo import ENDS_TO_END, masked
 from tests.control.scripted import Echo
-from tests.test_resume import _wait_for_progress, files, rows
+from tests.test_resume import whole_and_killed
 
 RUNGS: dict[str, dict[str, Any]] = {
     "reinforce": {"episodes": 3},
@@ -192,7 +187,7 @@ def test_what_a_rung_keeps_is_all_that_it_needs(name: str, tmp_path: Path) -> No
         assert file.read_bytes() == (parts.path / "policy" / file.name).read_bytes()
 
 
-def killed(name: str, path: Path) -> list[str]:
+def command(name: str, path: Path) -> list[str]:
     options = ["--steps", "6000", "--checkpoint-every", "0", "--quiet", "--seed", "3", "--run-dir", str(path)]
     given = {**SMALL, **RUNGS[name], **STATEFUL[name], "network": "16"}
     del given["steps"]
@@ -202,23 +197,7 @@ def killed(name: str, path: Path) -> list[str]:
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) for name in STATEFUL])
 def test_sigkill_and_resume_leave_identical_bytes(name: str, tmp_path: Path) -> None:
-    subprocess.run(killed(name, tmp_path / "whole"), check=True)
-    moments = random.Random(name)
-    process = subprocess.Popen(killed(name, tmp_path / "killed"))
-    for _ in range(3):
-        _wait_for_progress(tmp_path / "killed")
-        time.sleep(moments.uniform(0.0, 0.5))
-        if process.poll() is not None:
-            break
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "advantage.cli", "resume", str(tmp_path / "killed"), "--quiet"]
-        )
-    assert process.wait() == 0
-    assert len(advantage.load(tmp_path / "killed").reader.attempts()) > 1, "nothing was killed"
-    assert files(tmp_path / "whole") == files(tmp_path / "killed")
-    assert rows(tmp_path / "whole") == rows(tmp_path / "killed")
+    whole_and_killed(lambda run: command(name, run), tmp_path)
 
 
 # --- explain ---

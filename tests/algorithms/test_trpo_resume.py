@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import random
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-import advantage
-from tests.test_resume import _wait_for_progress, files, rows
+from tests.test_resume import whole_and_killed
 
 CASES = {
     "trpo CartPole-v1": ["--steps", "30000", "--set", "eval_every=10000", "--set", "eval_episodes=2"],
@@ -29,19 +23,4 @@ def command(case: str, run: Path) -> list[str]:
 
 @pytest.mark.parametrize("case", ["trpo CartPole-v1", *(pytest.param(c, marks=pytest.mark.slow) for c in [*CASES][1:])])
 def test_sigkill_and_resume_leave_identical_bytes(case: str, tmp_path: Path) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run(command(case, whole), check=True)
-    moments = random.Random(case)
-    process = subprocess.Popen(command(case, killed))
-    for _ in range(3):
-        _wait_for_progress(killed)
-        time.sleep(moments.uniform(0.0, 0.5))
-        if process.poll() is not None:
-            break
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        process = subprocess.Popen([sys.executable, "-m", "advantage.cli", "resume", str(killed), "--quiet"])
-    assert process.wait() == 0
-    assert len(advantage.load(killed).reader.attempts()) > 1, "nothing was killed"
-    assert files(whole) == files(killed)
-    assert rows(whole) == rows(killed)
+    whole_and_killed(lambda run: command(case, run), tmp_path)
