@@ -6,6 +6,7 @@ transformers for every other architecture (`GenerateSampler`). `sampler_for` cho
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -63,7 +64,7 @@ class Rows(Protocol):
 
 
 @dataclass
-class _Sampler:
+class _Sampler(ABC):
     """The loop that both samplers share.
 
     Attributes:
@@ -126,9 +127,9 @@ class _Sampler:
                 for prompts in self._together(request, order[first : first + size]):
                     yield from _completions(start(), request, prompts, self.tokenizer)
 
+    @abstractmethod
     def _decoder(self, request: Request) -> Callable[[], Rows]:
         """What makes a decoder for some of the prompts."""
-        raise NotImplementedError
 
     def _together(self, request: Request, prompts: list[int]) -> Iterable[list[int]]:
         """Prompts, shortest first, in parts that one decoder takes."""
