@@ -185,8 +185,7 @@ def recorded(
 ) -> Recorded:
     """The policy of a run; see `behaviour_of`."""
     states, _ = reader.policy()
-    acts_by_values = "epsilon_end" in reader.config["settings"]
-    if "normalizer" not in states or acts_by_values or not any(name.startswith("head.") for name in states["policy"]):
+    if "action_bounds" not in reader.config["settings"]:  # a language model, or what acts by its values
         raise UserError(f"{reader.path}: the policy of {reader.config['algorithm']} has no probabilities to weigh by")
     known = {field.name for field in dataclasses.fields(Control)}
     own = resolve(Control, {name: value for name, value in reader.config["settings"].items() if name in known})
