@@ -103,15 +103,16 @@ def backwards(
     if not x:
         return increments.clone()
     found = _recursion(x, d)
-    if not torch.isfinite(found).all():  # else 0 times what follows was 0, and nothing had to be severed
+    if not torch.isfinite(found[..., 0]).all():  # what is not finite reaches the first step, also through a factor of 0
         found = _recursion(x, d, severed=True)
     return found
 
 
 def _recursion(increments: Sequence[Tensor], decay: Sequence[Tensor], severed: bool = False) -> Tensor:
     """y, from rows that begin with the last step."""
-    following, outputs = torch.zeros_like(increments[0]), []
-    for increment, factor in zip(increments, decay, strict=True):
+    following = increments[0]
+    outputs = [following]
+    for increment, factor in zip(increments[1:], decay[1:], strict=True):
         behind = following.masked_fill(factor == 0, 0.0) if severed else following
         following = torch.addcmul(increment, factor, behind)
         outputs.append(following)

@@ -11,8 +11,10 @@ from __future__ import annotations
 import functools
 import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.random.bit_generator import ISeedSequence
 
 
 @dataclass(frozen=True)
@@ -30,12 +32,27 @@ class Streams:
         `update` and `index` lie in [0, 2^64). Two that differ in any of the four share no number: a counter of 128 bits
         lies between them.
         """
-        key = int.from_bytes(self._digest(name)[:16], "little")
         counter = np.array([0, 0, index, update], dtype=np.uint64)
-        return np.random.Generator(np.random.Philox(key=key, counter=counter))
+        return np.random.Generator(np.random.Philox(_key(self.seed, name), counter))
 
     def _digest(self, name: str) -> bytes:
         return _digest(self.seed, name)
+
+
+class _Key(ISeedSequence):
+    """The two words of a key, as a generator asks for them. Given a bare `key` it would first draw entropy in vain."""
+
+    def __init__(self, digest: bytes) -> None:
+        self.words = np.frombuffer(digest[:16], dtype="<u8")
+
+    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> np.ndarray[Any, Any]:
+        """The words; a Philox wants two of 64 bits."""
+        return self.words
+
+
+@functools.lru_cache(maxsize=1024)
+def _key(seed: int, name: str) -> _Key:
+    return _Key(_digest(seed, name))
 
 
 @functools.lru_cache(maxsize=1024)
