@@ -230,7 +230,7 @@ def weights_of(policy: nn.Module) -> Weights:
 class Replay(MemoryRun):
     """Begins with their weights, takes their actions, shuffles in their order."""
 
-    def __init__(self, story: Story) -> None:
+    def __init__(self, story: Any) -> None:
         super().__init__(UPDATES)
         self.story = story
         self.after: list[Weights] = []

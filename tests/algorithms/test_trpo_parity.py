@@ -8,7 +8,7 @@ gradient amplifies the rounding of float32, in both libraries alike.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
@@ -23,10 +23,8 @@ from torch import nn
 from advantage.algorithms import trpo
 from advantage.algorithms.ppo import normalized
 from advantage.core.dialects import DIALECTS
-from advantage.runs.moment import Update
 from advantage.trajectory import Batch
 from tests.algorithms import test_ppo_parity as ppo_parity
-from tests.algorithms.memory_run import MemoryRun
 from tests.algorithms.test_ppo_parity import WORLDS, Seeded, Weights, difference, order, weights_of
 
 TOLERANCE = 1e-5
@@ -164,13 +162,10 @@ class Noise:
         return self.numbers
 
 
-class Replay(MemoryRun):
-    """Begins with their weights, takes their actions, shuffles in their order, searches from their start."""
+class Replay(ppo_parity.Replay):
+    """As PPO's, and searches from their start."""
 
-    def __init__(self, story: Story) -> None:
-        super().__init__(UPDATES)
-        self.story = story
-        self.after: list[Weights] = []
+    story: Story
 
     def rng(self, name: str) -> Any:
         update = len(self.after)
@@ -190,21 +185,6 @@ class Replay(MemoryRun):
         """In any order the sums are the same but for rounding, which conjugate gradient makes larger."""
         rows = order(len(self.after)).permutation(self.rows())
         return normalized(data.rows(torch.from_numpy(rows)), now)
-
-    def keep(self, **things: Any) -> None:
-        super().keep(**things)
-        self.policy = things["policy"]
-        own = dict(self.policy.named_parameters())
-        assert own.keys() == self.story.before.keys()
-        for name, parameter in own.items():
-            parameter.data.copy_(self.story.before[name])
-        steps = (step for rollout in self.story.actions for step in rollout)
-        self.policy.act = lambda context, noise: torch.from_numpy(next(steps))
-
-    def updates(self, total: int) -> Iterator[Update]:
-        for update in super().updates(total):
-            yield update
-            self.after.append({name: own.detach().clone() for name, own in self.policy.named_parameters()})
 
 
 def ours(world: str, variation: str, **changes: Any) -> Replay:

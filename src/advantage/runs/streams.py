@@ -33,7 +33,8 @@ class Streams:
         lies between them.
         """
         counter = np.array([0, 0, index, update], dtype=np.uint64)
-        return np.random.Generator(np.random.Philox(_key(self.seed, name), counter))
+        key: Any = _key(self.seed, name)  # NumPy takes any ISeedSequence, its annotation one
+        return np.random.Generator(np.random.Philox(key, counter))
 
     def _digest(self, name: str) -> bytes:
         return _digest(self.seed, name)
