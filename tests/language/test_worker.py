@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -84,7 +83,11 @@ def test_a_function_that_is_not_there_is_no_failure_of_the_call():
 
 def test_an_interrupted_call_leaves_no_answer_to_the_next(worker, monkeypatch):
     worker.call("warm")
-    monkeypatch.setattr(worker, "_read", lambda deadline: signal.raise_signal(signal.SIGINT))
+
+    def interrupted(deadline):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(worker, "_read", interrupted)
     with pytest.raises(KeyboardInterrupt):
         worker.call("late")
     monkeypatch.undo()

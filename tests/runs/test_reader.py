@@ -1,3 +1,4 @@
+import importlib.metadata
 import math
 import os
 import signal
@@ -24,7 +25,7 @@ def test_tables(tmp_path):
     episodes = reader.episodes()
     assert set(episodes["ended"]) == {"terminated"} and len(episodes["return"]) == len(episodes["stream"]) > 3
     assert reader.keys()["time/fps"][0] == "steps/s" and reader.keys()["odd"] == ("", "")
-    assert reader.attempts()[0]["versions"]["torch"] == torch.__version__
+    assert reader.attempts()[0]["versions"]["torch"] == importlib.metadata.version("torch")
     assert reader.events() == [{"update": 0, "level": "note", "tripwire": "walk", "text": "set up"}]
     fields, about = reader.rollout()
     assert about["update"] == 10 and about["steps"] == 60 and "values" not in fields

@@ -68,10 +68,7 @@ class Worker:
             answer = self._read(deadline)
             if answer.get("id") != self._calls or not ({"result", "error"} & answer.keys()):
                 raise WorkerError("the worker answered with garbage")
-        except WorkerError:
-            self.close()
-            raise
-        except BaseException:  # Ctrl-C: an answer still under way must not meet the next call
+        except BaseException:  # Ctrl-C too: an answer still under way must not meet the next call
             self.close()
             raise
         if "error" in answer:
