@@ -50,6 +50,8 @@ def test_unknown_ids(name: str, text: str) -> None:
     [
         ("LunarLander-v3", {"continous": True}, "LunarLander-v3 has no argument 'continous': did you mean continuous?"),
         ("CartPole-v1", {"gravity": 9}, "CartPole-v1 has no argument 'gravity'"),
+        ("FrozenLake-v1", {"is_slippery": "maybe"}, "FrozenLake-v1: is_slippery is 'maybe'; it must be true or false"),
+        ("LunarLander-v3", {"gravity": "low"}, "LunarLander-v3: gravity is 'low'; it must be a number"),
         ("FrozenLake-v1", {"map_name": "9x9"}, "FrozenLake-v1 could not be made with map_name='9x9': KeyError: '9x9'"),
         ("LunarLander-v3", {"gravity": 3.0}, "could not be made with gravity=3.0: AssertionError"),
     ],

@@ -186,12 +186,20 @@ def _check_arguments(name: str, constructor: Callable[..., Any], arguments: Mapp
         parameters = inspect.signature(constructor).parameters
     except ValueError:  # a builtin that does not tell
         return
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return
-    for argument in arguments:
-        if argument not in parameters:
+    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    for argument, value in arguments.items():
+        if argument in parameters:
+            _check_kind(name, argument, value, parameters[argument].default)
+        elif not takes_all:
             known = nearest(argument, parameters) if parameters else "it takes none"
             raise UserError(f"{name} has no argument {argument!r}: {known}")
+
+
+def _check_kind(name: str, argument: str, value: Any, default: Any) -> None:
+    """Refuses a word where the default is a truth or a number: a misspelt `false` is true to an environment."""
+    if isinstance(value, str) and isinstance(default, bool | int | float):
+        kind = "true or false" if isinstance(default, bool) else "a number"
+        raise UserError(f"{name}: {argument} is {value!r}; it must be {kind}")
 
 
 def _import(module: str, name: str) -> None:
