@@ -377,6 +377,15 @@ def test_long_episodes_cross_the_pieces_that_are_recorded(mode: str) -> None:
     assert max(scales) - min(scales) < 1e-6, "one scale for all"
 
 
+def test_an_episode_that_does_not_end_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("advantage.control.collect.LONGEST", 200)
+    found = world([lambda: Paid(lambda _: (150, "truncated")), lambda: Paid(lambda _: (10_000, "truncated"))])
+    with pytest.raises(RunFailed, match="environment 1 of .* has not ended its episode in 200 steps; give it a time"):
+        collect_episodes(*found, 2, np.random.default_rng(0))
+    found = world([lambda: Paid(lambda _: (150, "truncated")), lambda: Paid(lambda _: (199, "truncated"))])
+    assert collect_episodes(*found, 4, np.random.default_rng(0)).mask.sum(1).tolist() == [150, 150, 199, 199]
+
+
 def test_fewer_episodes_than_environments() -> None:
     found = world(paid())
     rollout = collect_episodes(*found, 2, np.random.default_rng(0))

@@ -81,7 +81,7 @@ def collect_episodes(
         counts it.
 
     Raises:
-        NonFinite, RunFailed: as `collect`.
+        NonFinite, RunFailed: as `collect`; RunFailed too where an episode has not ended behind `LONGEST` steps.
     """
     tape, starts = _episodes(envs, policy, normalizer, bounds, episodes, rng)
     return _cut_to_episodes(_scored(tape, policy, normalizer, logp=True), starts)
@@ -122,6 +122,11 @@ def _episodes(
     left = owed.copy()
     while (left > 0).any():
         tapes.append(_record(envs, policy, normalizer, bounds, _CHUNK, rng, left))
+        if (endless := np.flatnonzero((left > 0) & (envs.lengths >= LONGEST))).size:
+            raise RunFailed(
+                f"environment {endless[0]} of {envs.name} has not ended its episode in {LONGEST:,} steps; give it a"
+                " time limit (max_episode_steps), or train what needs no ends: actor_critic_td, a2c, trpo or ppo"
+            )
     tape = _joined(tapes)
     ended = tape.terminated | tape.truncated
     starts: list[tuple[int, int, int]] = []
@@ -134,6 +139,7 @@ def _episodes(
     return tape, starts
 
 
+LONGEST = 100_000  # steps behind which an episode that is waited for counts as one without an end
 _CHUNK = 64  # steps whose noise is drawn, and whose tape is made, at once
 
 
