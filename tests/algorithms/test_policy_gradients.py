@@ -388,6 +388,16 @@ def test_the_price_follows_the_kl(kl: float, factor: float) -> None:
     assert other.beta == price.beta
 
 
+@pytest.mark.parametrize(("kl", "bound"), [(0.0, 3e-6), (1.0, 3e6)])
+def test_the_price_stays_where_it_can_come_back_from(kl: float, bound: float) -> None:
+    price = ppo_penalty.Price(resolve(ppo_penalty.Settings, {"beta": 3.0, "target_kl": 0.01}))
+    for _ in range(2000):
+        price.adapt(kl)
+    assert price.beta == pytest.approx(bound)
+    price.adapt(1.0 - kl)
+    assert price.beta == pytest.approx(bound * (2.0 if kl == 0.0 else 0.5))
+
+
 # --- one rung as another ---
 
 

@@ -67,14 +67,19 @@ class Anchored:
 
 
 class Price:
-    """β: half as much where KL < d_target/1.5, twice as much where KL > 1.5 d_target."""
+    """β: half as much where KL < d_target/1.5, twice as much where KL > 1.5 d_target.
+
+    It stays within a millionth and a million times the first: no doubling would leave the 0 that quiet updates end at.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.beta, self.target = settings.beta, settings.target_kl
+        self._least, self._most = 1e-6 * settings.beta, 1e6 * settings.beta
 
     def adapt(self, kl: float) -> None:
         """By the KL of an update."""
-        self.beta *= 0.5 if kl < self.target / 1.5 else 2.0 if kl > self.target * 1.5 else 1.0
+        factor = 0.5 if kl < self.target / 1.5 else 2.0 if kl > self.target * 1.5 else 1.0
+        self.beta = min(max(factor * self.beta, self._least), self._most)
 
     def state(self) -> dict[str, float]:
         """β."""
