@@ -28,7 +28,9 @@ class Moved(NamedTuple):
 def move(
     parameters: Sequence[Tensor], measure: Callable[[], tuple[Tensor, Tensor]], now: Any, noise: Tensor | None = None
 ) -> Moved:
-    """Moves parameters by √(2δ / xᵀFx) x with F x = ∇L, or by the first shorter step that improves L within KL ≤ δ.
+    """Moves parameters by √(2δ / xᵀAx) x, or by the first shorter step that improves L within KL ≤ δ.
+
+        A x = ∇L,   A = F + damping·I
 
     Args:
         parameters: of the policy, moved in place; they are as they were where no step is accepted.
@@ -40,7 +42,7 @@ def move(
     Raises:
         NonFinite: L or its gradient is NaN or infinite.
 
-    Source: Schulman et al. 2015, appendix C; Kakade 2002 for the natural gradient.
+    Source: Schulman et al. 2015, appendix C; Kakade 2001 for the natural gradient.
     """
     gain, kl = measure()
     gradient = flat_gradient(gain, parameters)
