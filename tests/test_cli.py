@@ -57,6 +57,8 @@ MISTAKES = {
     "long target": (["train", "ppo", "x" * 300], "unknown environment"),
     "long run": (["eval", "x" * 300], "no such run"),
     "target no text": (["train", "ppo", "Cart\udcff-v1"], "UTF-8"),
+    "seed beyond": (["train", "ppo", "CartPole-v1", "--seed", "9" * 20], "a whole number from 0 to 9,223,372,036"),
+    "no steps": (["resume", "run", "--steps", "0"], "--steps is '0'; it must be a whole number from 1"),
     "language flag": (["train", "ppo", "CartPole-v1", "--task", "add"], "--task is for language models"),
     "language flags": (["train", "ppo", "CartPole-v1", "--reward", "exact"], "--reward is for language models"),
     "space": (["train", "ppo", "tests.test_cli:Words-v0"], "Text"),
@@ -189,13 +191,13 @@ def test_a_video_that_cannot_be_is_refused_before_the_episodes(
 def test_resume_keeps_the_last_total_and_says_what_it_did(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = tmp_path / "run"
+    path = tmp_path / "my run"
     shutil.copytree(run, path)
     about = json.loads((path / "status.json").read_text())
     steps = about["steps"]
     (path / "status.json").write_text(json.dumps({**about, "state": "stopped", "total": steps + 5000}))
     assert main(["resume", str(path), "--steps", str(steps + 256), "--quiet"]) == 0
-    assert "next: advantage eval" in capsys.readouterr().out
+    assert f"next: advantage eval '{path}' · " in capsys.readouterr().out
     assert main(["resume", str(path), "--quiet"]) == 0
     assert "is finished" in capsys.readouterr().out
     status = advantage.load(path).reader.status()

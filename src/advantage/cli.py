@@ -11,7 +11,7 @@ from typing import Any
 
 from advantage import cli_bench, cli_experiments, cli_language, cli_options, cli_tabular
 from advantage.cli_options import Answer, Command, whole
-from advantage.errors import RunFailed, UserError, nearest
+from advantage.errors import RunFailed, UserError, nearest, typed
 from advantage.settings import parse_pairs, plain_value
 
 CODES: dict[type[BaseException], int] = {UserError: 2, RunFailed: 1, KeyboardInterrupt: 130}
@@ -115,7 +115,7 @@ def resume(options: argparse.Namespace) -> Answer:
     """Continue a run exactly where its last checkpoint stands."""
     from advantage import api
 
-    steps = None if options.steps is None else whole("--steps", options.steps)
+    steps = None if options.steps is None else whole("--steps", options.steps, 1)
     before = api.load(options.run).reader.status().get("steps") or 0
     run = api.resume(options.run, steps=steps, quiet=options.quiet)
     if run.reader.status().get("steps") == before:
@@ -250,7 +250,8 @@ def _help_of_algorithm(name: str) -> str:
 
 
 def _finished(run: Any) -> Answer:
-    hints = f"next: advantage eval {run.path} · advantage report {run.path} · advantage doctor {run.path}"
+    path = typed(run.path)
+    hints = f"next: advantage eval {path} · advantage report {path} · advantage doctor {path}"
     found, lines = _summary(run), [str(run.path), hints]
     if len(chain := run.chain()) > 1:
         found |= {"chain": {name: _summary(part) for name, part in chain.items()}, "evaluation": run.evaluation()}

@@ -1,8 +1,9 @@
-"""The ways in which a run can end that are not success, and how a misspelt word is answered."""
+"""The ways in which a run can end that are not success, and how a message proposes what to type."""
 
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Iterable
 
 
@@ -30,6 +31,15 @@ def in_a_line(error: BaseException) -> str:
 
 class Tripped(RunFailed):
     """A tripwire of level stop ended the run."""
+
+
+def typed(path: object) -> str:
+    """A path as it is typed in a shell, in a command that a message proposes.
+
+    >>> typed("my runs/ppo")
+    "'my runs/ppo'"
+    """
+    return shlex.quote(str(path))
 
 
 def nearest(word: object, known: Iterable[str]) -> str:

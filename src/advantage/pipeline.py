@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from advantage.algorithms import module, tuned
-from advantage.errors import RunFailed, UserError
+from advantage.errors import RunFailed, UserError, typed
 from advantage.runs import durable
 from advantage.runs.directory import RunDirectory, read_status
 from advantage.runs.encode import dumps, loads
@@ -134,9 +134,13 @@ def run_phases(
                 raise
             if isinstance(error, KeyboardInterrupt):
                 say("stopped")
-                raise Interrupted(f"stopped in {phase.name}; `advantage resume {directory.path}` continues") from error
+                raise Interrupted(
+                    f"stopped in {phase.name}; `advantage resume {typed(directory.path)}` continues"
+                ) from error
             say("failed", f"{phase.name}: {error}")
-            raise RunFailed(f"{phase.name}: {error}; `advantage resume {directory.path}` goes on from there") from error
+            raise RunFailed(
+                f"{phase.name}: {error}; `advantage resume {typed(directory.path)}` goes on from there"
+            ) from error
         directory.begun = True
         if phase.name == "sft":
             target = str((path / "policy").resolve())

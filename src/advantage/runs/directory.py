@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from advantage.errors import UserError
+from advantage.errors import UserError, typed
 from advantage.runs import durable
 from advantage.runs.encode import dumps, loads
 from advantage.runs.interrupt import Interrupted, Interrupts
@@ -198,7 +198,9 @@ def _make(folder: Path) -> list[Path]:
         _remove_empty(made)
         raise UserError(f"{folder}: {error.strerror}; give another --run-dir") from error
     if entries:
-        hint = f"`advantage resume {folder}` continues it" if "config.toml" in entries else "give another --run-dir"
+        hint = (
+            f"`advantage resume {typed(folder)}` continues it" if "config.toml" in entries else "give another --run-dir"
+        )
         raise UserError(f"{folder}: not empty; {hint}")
     return made
 

@@ -24,7 +24,7 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from advantage import watch
-from advantage.errors import NonFinite, RunFailed, Tripped, UserError, in_a_line
+from advantage.errors import NonFinite, RunFailed, Tripped, UserError, in_a_line, typed
 from advantage.runs import checkpoint, machine, saved
 from advantage.runs.database import Database
 from advantage.runs.directory import RunDirectory
@@ -244,7 +244,7 @@ class LiveRun:
         self._pulse()
         self._progress.draw(self.steps, self._row, self._per_second())
         if interrupted and not last:
-            raise Interrupted(f"stopped at step {self.steps}; `advantage resume {self.path}` continues")
+            raise Interrupted(f"stopped at step {self.steps}; `advantage resume {typed(self.path)}` continues")
 
     def _count(self, logged: Logged) -> None:
         self._stage = "after update"

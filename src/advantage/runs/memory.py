@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from advantage.errors import typed
+
 FREE = ("micro_tokens", "micro_batch")  # change no result: a run that has begun may go on with another
 SIZES = (
     "batch_size",
@@ -55,6 +57,6 @@ def ways_to_less(settings: Any, path: Path) -> str:
     now = [*lower(*FREE)[:1], *on(gradient_checkpointing="true")]
     anew = [*on(lora_rank="8"), f"less of {', '.join(lower(*SIZES))}"]
     return (
-        f"out of memory; lower {', or set '.join(now)} in {path}/config.toml and `advantage resume {path}`;"
+        f"out of memory; lower {', or set '.join(now)} in {path}/config.toml and `advantage resume {typed(path)}`;"
         f" or begin anew with {' or '.join(anew)}"
     )

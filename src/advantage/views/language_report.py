@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from advantage.errors import typed
 from advantage.runs.kinds import EVALUATION, Measure
 from advantage.views.chart import Layer, chart
 from advantage.views.completions import before_and_after
@@ -92,7 +93,7 @@ def evidence(facts: Facts) -> Iterator[Html]:
             yield section("The pairs that it ranks most wrongly", *wrong_section(scores))
     else:
         told = text("Nothing is sampled in this training. What the model writes now: ")
-        command = element("code", text(f"advantage generate {facts.reader.path} --prompt TEXT"))
+        command = element("code", text(f"advantage generate {typed(facts.reader.path)} --prompt TEXT"))
         yield section("Completions", element("p", told, command, class_="soft"))
     if "train/value_mean" in facts.columns.table:
         yield section("The critic's calibration", *critic_section(facts.reader))
