@@ -51,5 +51,5 @@ def nearest(word: object, known: Iterable[str]) -> str:
     'known: a2c, ppo'
     """
     words = sorted(known)
-    close = difflib.get_close_matches(str(word), words, n=3, cutoff=0.5)
+    close = difflib.get_close_matches(str(word), words, n=3, cutoff=0.6)
     return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(words)}"

@@ -94,7 +94,7 @@ MISTAKES = {
     "no seeds": (["CartPole-v1", "--seeds", "0"], "--seeds is '0'; it must be a whole number from 1"),
     "no steps": (["CartPole-v1", "--steps", "0"], "--steps"),
     "no workers": (["CartPole-v1", "--workers", "0"], "--workers"),
-    "story": (["CartPole-v1", "--story", "five-fixs"], "there is no story 'five-fixs'; did you mean five-fixes or"),
+    "story": (["CartPole-v1", "--story", "five-fixs"], "there is no story 'five-fixs'; did you mean five-fixes?"),
     "far from any": (["CartPole-v1", "--story", "zzz"], "known: five-fixes, five-notebooks, three-variants"),
     "environment": (["CartPoel-v1"], "CartPole-v1"),
     "argument": (["CartPole-v1", "--env", "colour=red"], "colour"),

@@ -351,7 +351,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "compiled": ({"compiled": "maybe"}, "compiled is 'maybe'; it must be True, False or None"),
     "gamma": ({"gamma": 1.1}, "gamma is 1.1"),
     "gamma word": ({"gamma": "0.9"}, "gamma is '0.9'; it must be a number"),
-    "initial": ({"initial": float("inf")}, "initial.* is inf"),
+    "initial": ({"initial": float("inf")}, "initial is inf"),
     "initial word": ({"initial": "high"}, "initial is no table of numbers"),
     "shape": ({"initial": np.zeros((2, 2))}, r"initial has shape \(2, 2\)"),
 }

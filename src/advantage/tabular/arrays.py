@@ -86,7 +86,7 @@ def numbers(name: str, given: Any, shape: tuple[int, ...]) -> Floats:
         raise UserError(f"{name} has shape {array.shape}; it must be {shape}")
     if not np.isfinite(array).all():
         place = np.unravel_index(int(np.argmin(np.isfinite(array))), shape)
-        raise UserError(f"{name}{list(map(int, place))} is {array[place]}; it must be finite")
+        raise UserError(f"{name}{list(map(int, place)) or ''} is {array[place]}; it must be finite")
     return array
 
 
