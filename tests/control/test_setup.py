@@ -12,7 +12,7 @@ import torch
 
 from advantage.control.setup import prepare
 from advantage.errors import UserError
-from tests.control.scripted import Scripted
+from tests.control.scripted import Echo, Scripted
 from tests.control.worlds import Setup
 
 HERE = os.cpu_count() or 1
@@ -43,6 +43,28 @@ def test_what_cannot_be_prepared(target: Any, settings: dict[str, Any], text: st
     with pytest.raises(UserError) as caught:
         prepared(target, **settings)
     assert text in str(caught.value) and "\n" not in str(caught.value)
+
+
+HUGE, SMALL = gym.spaces.Discrete(10**12), gym.spaces.Discrete(2)
+
+
+@pytest.mark.parametrize(
+    ("observation", "action", "settings", "text"),
+    [
+        (HUGE, SMALL, {}, f"observation space {HUGE} makes 16,000,000,000,000 weights with network=16, more than"),
+        (SMALL, HUGE, {}, f"action space {HUGE} makes 16,000,000,000,000 weights with network=16, more than fits"),
+        (gym.spaces.Dict(a=SMALL, b=HUGE), SMALL, {}, f"observation space/b {HUGE} makes 16,000,000,000,032 weights"),
+        (HUGE, SMALL, {"network": ()}, f"observation space {HUGE} makes 2,000,000,000,000 weights, more than fits"),
+        (HUGE, SMALL, {"network": (10**7, 10**13)}, "network=10000000,10000000000000 does not fit in memory; make it"),
+    ],
+)
+def test_a_network_too_large_names_its_largest_part(
+    observation: gym.Space[Any], action: gym.Space[Any], settings: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        prepared(lambda: Echo(observation, action), **settings)
+    line = str(caught.value)
+    assert line.startswith(text) and "\n" not in line and "alloc" not in line
 
 
 def test_the_number_is_the_target_s_own() -> None:

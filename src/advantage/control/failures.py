@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -70,8 +70,8 @@ def misfits(vector: VectorEnv[Any, Any, Any]) -> str | None:
 
 
 @contextmanager
-def in_memory(**asked: Any) -> Iterator[None]:
-    """Around what makes large arrays, whose size these settings say.
+def in_memory(say: Callable[[], str] | None = None, /, **asked: Any) -> Iterator[None]:
+    """Around what makes large arrays, whose size these settings say, or `say()` where settings alone do not.
 
     Raises:
         UserError: in place of any of the errors by which NumPy, torch and Python say that so much cannot be had.
@@ -84,7 +84,7 @@ def in_memory(**asked: Any) -> Iterator[None]:
         if not (isinstance(error, MemoryError) or any(words in str(error) for words in _TOO_MUCH)):
             raise
         settings = ", ".join(f"{name}={value}" for name, value in asked.items())
-        raise UserError(f"{settings} does not fit in memory; make it smaller ({one_line(error):.120})") from error
+        raise UserError(say() if say else f"{settings} does not fit in memory; make it smaller") from error
 
 
 def _culprit(error: Exception, vector: VectorEnv[Any, Any, Any]) -> int | None:

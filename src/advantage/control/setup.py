@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import gymnasium as gym
 import torch
+from gymnasium.spaces.utils import flatdim
 
 from advantage.control.actions import Bounds, bounds_of
 from advantage.control.drift import Drift
@@ -17,6 +19,7 @@ from advantage.control.normalization import Normalizer
 from advantage.control.policy import make_policy
 from advantage.control.q_network import make_q_network
 from advantage.control.settings import Environments, ValueBased
+from advantage.control.space_trees import Spaces, parts
 from advantage.errors import UserError
 from advantage.runs.live import LiveRun
 from advantage.trajectory import Policy, Rollout, tree_map
@@ -49,7 +52,7 @@ def prepare(target: Any, settings: Environments, run: LiveRun) -> Workshop:
     with in_memory(num_envs=settings.num_envs):
         envs = make_envs(target, count, vectorization=settings.vectorization, env_args=settings.env_args)
         envs.start(run.seed("environments"))
-    with in_memory(network=",".join(map(str, settings.network))):
+    with in_memory(lambda: _too_large(envs.spaces, settings)):
         policy = make_network(envs.spaces.observation, envs.spaces.action, settings, run.seed("network"))
     normalizer = Normalizer(envs.spaces.observation, envs.num_envs, settings)
     if settings.normalize_observations and not normalizer.active:
@@ -81,6 +84,38 @@ def make_network(observation: gym.Space[Any], action: gym.Space[Any], settings: 
     """The network that these settings train: action values, or a policy and a critic."""
     make = make_q_network if isinstance(settings, ValueBased) else make_policy
     return make(observation, action, settings, seed)
+
+
+def _too_large(spaces: Spaces, settings: Any) -> str:
+    """Which part of a network is the largest, in words: a space that is wider than the layer it meets, or the layers.
+
+    Weights are counted as of linear layers over flattened observations, which the encoders and heads here are.
+    """
+    seen, acted, network = _width(spaces.observation), _width(spaces.action), ",".join(map(str, settings.network))
+    widths = [seen, *settings.network, acted]
+    weights = [inputs * outputs for inputs, outputs in pairwise(widths)]
+    weights[-1] += acted * (acted - 1) // 2 * getattr(settings, "full_covariance", False)
+    largest = max(weights)
+    makes = f"makes {largest:,} weights{f' with network={network}' if network else ''}, more than fits in memory"
+    if weights[0] == largest and seen > widths[1]:
+        what = _widest("observation space", spaces.observation)
+        return f"{what} {makes}; wrap the environment so that fewer numbers describe what is seen"
+    if weights[-1] == largest and acted > widths[-2]:
+        what = _widest("action space", spaces.action)
+        return f"{what} {makes}; wrap the environment so that there are fewer actions"
+    return f"network={network} does not fit in memory; make it smaller"
+
+
+def _widest(name: str, space: gym.Space[Any]) -> str:
+    """The leaf of a space that is flattened to the most numbers, with its name."""
+    while members := parts(space):
+        key, space = max(members, key=lambda member: _width(member[1]))
+        name += f"/{key}"
+    return f"{name} {' '.join(str(space).split())}"
+
+
+def _width(space: gym.Space[Any]) -> int:
+    return int(flatdim(space)) if space.is_np_flattenable else 0
 
 
 def how_many(target: Any, wanted: int) -> int | None:
