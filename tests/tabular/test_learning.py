@@ -411,6 +411,28 @@ def test_an_observation_outside_its_space_is_refused(start: int, states: list[in
         td0(env, np.ones((2, 1)), episodes=2, alpha=0.1)
 
 
+@pytest.mark.parametrize("states", [[0, 1.5, 1], [1.5, 0], [0, "1"], [0, None]], ids=str)
+def test_an_observation_that_is_no_whole_number_is_refused(states: list[Any]) -> None:
+    env = Scripted(3, [Episode(states, [0.0] * (len(states) - 1))])
+    stray = next(s for s in states if not isinstance(s, int))
+    with pytest.raises(RuntimeError, match=rf"gave the observation {stray}, which lies outside its Discrete\(3\)"):
+        td0(env, np.ones((3, 1)), episodes=1, alpha=0.1)
+
+
+@pytest.mark.parametrize("reward", ["x", None, float("nan"), float("inf"), 10**400, [1.0]], ids=lambda it: str(it)[:9])
+def test_a_reward_that_is_no_finite_number_is_named_as_it_came(reward: Any) -> None:
+    env = Scripted(2, [Episode([0, 1, 0], [1.0, reward])])
+    with pytest.raises(RuntimeError) as caught:
+        td0(env, np.ones((2, 1)), episodes=1, alpha=0.1)
+    assert f"paid a reward of {reward!r} for action 0 in state 1; rewards must be finite numbers" in str(caught.value)
+
+
+def test_more_states_than_a_table_holds_are_refused() -> None:
+    env = Scripted(10**12, [Episode([0, 1], [0.0])])
+    with pytest.raises(ValueError, match=r"1,000,000,000,000 states and 1 actions; a table holds 100,000,000 values"):
+        q_learning(env, episodes=1, alpha=0.1, epsilon=0.1)
+
+
 def test_numbers_of_numpy_teach_the_same() -> None:
     mdp, env = random_mdp(0, 0.9), gym.make("FrozenLake-v1")
     for source in (mdp, env):

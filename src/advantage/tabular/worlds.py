@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from operator import index
 from typing import Any
 
 import numpy as np
 
 from advantage.errors import RunFailed, UserError
-from advantage.tabular.arrays import Bools, real, whole
+from advantage.tabular.arrays import MOST, Bools, real, whole
 from advantage.tabular.mdp import MDP
 from advantage.tabular.outcomes import outcomes_of
 from advantage.tabular.updates import GOING, TERMINATED, TRUNCATED
@@ -43,7 +44,7 @@ def world_of(source: Any, gamma: float | None, seed: int) -> World:
     """The world of an MDP, or of a Gymnasium environment whose observations and actions are numbers.
 
     Raises:
-        UserError: it is neither; γ or the seed is out of range.
+        UserError: it is neither; it has more states than a table holds; γ or the seed is out of range.
     """
     asked = None if gamma is None else real("gamma", gamma, 0.0, 1.0)
     if isinstance(source, MDP):
@@ -64,23 +65,40 @@ def _in_memory(mdp: MDP, gamma: float) -> World:
 def _played(env: Any, gamma: float, seed: int) -> World:
     states, first_state = _discrete(env, "observation")
     actions, first_action = _discrete(env, "action")
+    if states * actions > MOST:
+        raise UserError(
+            f"{env} has {states:,} states and {actions:,} actions; a table holds {MOST:,} values, for more of them take"
+            " a method with a network, dqn or ppo"
+        )
     successors, rewards, endings, seeds = [0], [0.0], [GOING], [seed]
     step, reset = env.step, env.reset
 
     def begin(starts: Any, uniform: float) -> int:
         observation, _ = reset(seed=seeds.pop()) if seeds else reset()
-        s = int(observation) - first_state
+        try:
+            s = index(observation) - first_state
+        except TypeError:
+            raise _stray(env, observation) from None
         if not 0 <= s < states:
             raise _stray(env, observation)
         return s
 
     def move(offsets: Any, cumulative: Any, s: int, a: int, uniform: float) -> int:
         observation, reward, terminated, truncated, _ = step(a + first_action)
-        s_next = int(observation) - first_state
+        try:
+            s_next = index(observation) - first_state
+        except TypeError:  # int() would take 1.5 for state 1
+            raise _stray(env, observation) from None
+        try:
+            finite = math.isfinite(reward)
+        except (TypeError, OverflowError):
+            finite = False
         if not 0 <= s_next < states:  # below 0 it would be taken for the time between two episodes
             raise _stray(env, observation)
-        if not math.isfinite(reward):
-            raise RunFailed(f"{env} paid a reward of {reward} for action {a} in state {s}; rewards must be finite")
+        if not finite:
+            raise RunFailed(
+                f"{env} paid a reward of {reward!r} for action {a} in state {s}; rewards must be finite numbers"
+            )
         successors[0], rewards[0] = s_next, float(reward)
         endings[0] = TERMINATED if terminated else TRUNCATED if truncated else GOING
         return 0
