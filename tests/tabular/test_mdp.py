@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
@@ -214,6 +214,17 @@ def test_moves_slips_and_walls() -> None:
     assert world.terminal.tolist() == [False, False, True, False, False, True, False, False, False]
     assert world.start[at((2, 2))] == 1.0
     assert (P[:, :, at((1, 2))] == 0).all() and down != right
+
+
+def test_a_state_and_its_cell() -> None:
+    world = GridWorld(2, 3, rewards={(0, 2): 1.0})
+    assert [world.cell(s) for s in range(6)] == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
+    assert world.cell(cast(Any, np.int64(4))) == (1, 1) and world.state(world.cell(5)) == 5
+    for wrong in (6, 999, -1, 1.7, True, None):
+        with pytest.raises(ValueError, match=f"state is {wrong}; it must be a whole number from 0 to 5"):
+            world.cell(cast(Any, wrong))
+    with pytest.raises(ValueError, match="state is 1; it must be a whole number from 0 to 0"):
+        GridWorld(1, 1, rewards={}, terminal=[]).cell(1)
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,8 @@ def whole(name: str, given: Any, low: int, high: int | None = None) -> int:
     except TypeError:
         value = None
     if value is None or value < low or (high is not None and value > high):
-        raise UserError(f"{name} is {given!r}; it must be a whole number from {low}{f' to {high:,}' if high else ''}")
+        most = "" if high is None else f" to {high:,}"
+        raise UserError(f"{name} is {given!r}; it must be a whole number from {low}{most}")
     return value
 
 

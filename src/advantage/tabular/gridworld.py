@@ -25,8 +25,8 @@ class GridWorld(MDP):
     """Cells of a grid, numbered row by row; actions are up, right, down, left.
 
     A reward is paid on entering its cell. With probability `slip` a move goes to one of its two sides, each half the
-    time. A wall or the edge leaves you where you were, which enters nothing. Walls are states without number to anyone:
-    terminal, and never entered.
+    time. A wall or the edge leaves you where you were, which enters nothing. Walls are numbered as states too: they are
+    terminal, and no move leads into one.
 
     Args:
         rows, cols: the size, ≥ 1.
@@ -72,13 +72,21 @@ class GridWorld(MDP):
         super().__init__(P, R, gamma, flags, first)
 
     def state(self, cell: Cell) -> int:
-        """Number of a cell."""
+        """Number of a cell.
+
+        Raises:
+            UserError: it is no cell of this grid.
+        """
         row, col = self._inside("cell", cell)
         return row * self.cols + col
 
     def cell(self, state: int) -> Cell:
-        """Row and column of a state."""
-        return divmod(int(state), self.cols)
+        """Row and column of a state.
+
+        Raises:
+            UserError: there is no state of that number.
+        """
+        return divmod(whole("state", state, 0, self.rows * self.cols - 1), self.cols)
 
     def _inside(self, name: str, cell: Any) -> Cell:
         try:
