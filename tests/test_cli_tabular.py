@@ -52,6 +52,14 @@ def test_frozen_lake_by_q_learning(capsys: pytest.CaptureFixture[str]) -> None:
     assert "against Q*" in text
 
 
+@pytest.mark.parametrize("env", ["FrozenLake-v1", "Taxi-v4", "CliffWalking-v1"])
+@pytest.mark.parametrize("method", ["td_lambda", "sarsa_lambda"])
+def test_traces_as_they_are_given_do_not_diverge(method: str, env: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """On CliffWalking the return of the even policy is about −10,000; accumulating traces make 1e128 of it."""
+    _, found = solved(capsys, env, "--method", method, "--set", "episodes=20")
+    assert found["largest_error"] < 1000
+
+
 def test_the_grid_is_drawn(capsys: pytest.CaptureFixture[str]) -> None:
     text, _ = solved(
         capsys, "gridworld", "--method", "policy_iteration", "--env", "rows=2", "--env", "cols=3",

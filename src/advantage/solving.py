@@ -40,6 +40,8 @@ DEFAULTS: Mapping[str, Any] = {
     "episodes": 20_000,
     "alpha": Decay(0.5, 0.02, 0.002, shape="inverse"),
     "epsilon": Decay(1.0, 0.1, 0.9995),
+    # The accumulating trace of a state seen again and again tends to 1/(1 − γλ); times α = 0.5 the values diverge.
+    "trace": "replacing",
 }
 NOT_SET = {"mdp", "mdp_or_env", "policy", "seed", "gamma", "history", "progress", "values"}
 CURVE = 200  # points of a curve
