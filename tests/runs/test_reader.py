@@ -1,6 +1,7 @@
 import importlib.metadata
 import math
 import os
+import shutil
 import signal
 import sqlite3
 from contextlib import closing
@@ -11,6 +12,8 @@ import torch
 from advantage.errors import UserError
 from advantage.runs.live import LiveRun
 from advantage.runs.reader import RunReader
+from advantage.views.doctor import diagnose
+from advantage.views.report import write_report
 from tests.runs.stateful_loop import exit_code, in_child, make, run_to
 
 
@@ -111,6 +114,21 @@ def test_not_a_run_newer_and_torn(tmp_path):
     (tmp_path / "run" / "metrics.sqlite").write_bytes(b"noise" * 1000)
     with pytest.raises(UserError, match=r"metrics\.sqlite: cannot be read"):
         RunReader(tmp_path / "run").metrics()
+
+
+def test_a_database_that_was_emptied(tmp_path):
+    """Unlike that of a run which has just begun, whose tables may not be there yet."""
+    run_to(tmp_path / "run", 12)
+    (tmp_path / "run" / "metrics.sqlite").write_bytes(b"")
+    line = r"metrics\.sqlite: cannot be read: it has no tables, and the run has completed 2 updates"
+    for view in (write_report, diagnose):
+        with pytest.raises(UserError, match=line):
+            view(tmp_path / "run")
+    assert not (tmp_path / "run" / "report.html").exists()
+    assert RunReader(tmp_path / "run").policy()[1]["steps"] == 12
+    (tmp_path / "run" / "status.json").unlink()
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    assert RunReader(tmp_path / "run").episodes()["return"].size == 0
 
 
 def test_text_columns_of_finish_reasons(tmp_path):

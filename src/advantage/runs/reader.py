@@ -157,6 +157,10 @@ class RunReader:
             return []
         try:
             with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=30.0)) as connection:
-                return connection.execute(query).fetchall() if check_version(path, connection) else []
+                if check_version(path, connection):
+                    return connection.execute(query).fetchall()
         except sqlite3.Error as error:
             raise UserError(f"{path}: cannot be read: {error}") from error
+        if updates := self.status().get("update"):  # of a run that just begins the tables may not be there yet
+            raise UserError(f"{path}: cannot be read: it has no tables, and the run has completed {updates:,} updates")
+        return []
