@@ -179,13 +179,13 @@ def test_a_broken_run_is_listed_beside_the_others(
     assert "cannot be read" in text[-1]
 
 
-@pytest.mark.parametrize("path", ["episode.mp4", "/proc/episode.gif"])
+@pytest.mark.parametrize("path", ["episode.mp4", "/proc/episode.gif", "absent/a.gif"])
 def test_a_video_that_cannot_be_is_refused_before_the_episodes(
     path: str, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(advantage.Run, "evaluate", lambda *_: pytest.fail("episodes were played"))
     assert main(["eval", str(run), "--video", path]) == 2
-    assert path in capsys.readouterr().err
+    assert path in capsys.readouterr().err and not Path("absent").exists()
 
 
 def test_resume_keeps_the_last_total_and_says_what_it_did(

@@ -127,6 +127,14 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     ),
     "picture": (["gridworld", "--method", "q_learning", "--out", "a.jpg"], "a picture is .png, not .jpg"),
     "video": (["gridworld", "--method", "q_learning", "--video", "a.mp4"], "it must end in .gif or .webp"),
+    "picture's folder": (
+        ["gridworld", "--method", "q_learning", "--out", "absent/a.png"],
+        "absent/a.png: the directory absent does not exist; make it, or give another path",
+    ),
+    "video's folder": (
+        ["gridworld", "--method", "q_learning", "--video", "absent/a.gif"],
+        "absent/a.gif: the directory absent does not exist; make it, or give another path",
+    ),
     "improper": (["gridworld", "--method", "value_iteration", "--gamma", "nan"], "gamma is nan"),
 }
 

@@ -17,8 +17,8 @@ def record(agent: Agent, path: Path, seed: int) -> None:
     """Renders one deterministic episode of an agent into a .gif or .webp file.
 
     Raises:
-        UserError: another suffix, an environment that renders no pictures, Pillow is missing, or a path that cannot be
-            written.
+        UserError: another suffix, a directory that does not exist, an environment that renders no pictures, Pillow is
+            missing, or a path that cannot be written.
     """
     check(path)
     write(*_frames(agent, seed), path)
@@ -28,14 +28,25 @@ def check(path: Path) -> None:
     """Refuses what cannot become a video, before anything is played.
 
     Raises:
-        UserError: another suffix, or Pillow is missing.
+        UserError: another suffix, a directory that does not exist, or Pillow is missing.
     """
     if path.suffix not in (".gif", ".webp"):
         raise UserError(f"--video is {str(path)!r}; it must end in .gif or .webp")
+    check_folder(path)
     try:
         import PIL  # noqa: F401
     except ImportError:
         raise UserError('a video needs Pillow: pip install "advantage[plots]"') from None
+
+
+def check_folder(path: Path) -> None:
+    """Refuses a picture or a video whose directory does not exist: its name may be misspelt.
+
+    Raises:
+        UserError: there is none.
+    """
+    if not path.parent.is_dir():
+        raise UserError(f"{path}: the directory {path.parent} does not exist; make it, or give another path")
 
 
 def write(frames: Sequence[Any], fps: float, path: Path) -> None:
@@ -48,7 +59,6 @@ def write(frames: Sequence[Any], fps: float, path: Path) -> None:
 
     pictures = [Image.fromarray(frame) for frame in frames]
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=round(1000 / fps), loop=0)
     except OSError as error:
         raise UserError(f"--video is {str(path)!r}; it cannot be written: {error.strerror or error}") from error

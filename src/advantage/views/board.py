@@ -44,8 +44,7 @@ def checked(out: Path) -> Path:
     """
     if out.suffix != ".png":
         raise UserError(f"{out}: a picture is .png, not {out.suffix or 'without a suffix'}")
-    if not out.parent.is_dir():
-        raise UserError(f"{out}: the directory {out.parent} does not exist")
+    video.check_folder(out)
     if importlib.util.find_spec("matplotlib") is None:
         raise UserError(f'{out}: PNG needs matplotlib: pip install "advantage[plots]"')
     return out
@@ -55,7 +54,7 @@ def checked_video(path: Path) -> Path:
     """A video's path.
 
     Raises:
-        UserError: another suffix, or Pillow is missing.
+        UserError: another suffix, a directory that does not exist, or Pillow is missing.
     """
     video.check(path)
     return path
