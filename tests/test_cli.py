@@ -188,6 +188,16 @@ def test_a_video_that_cannot_be_is_refused_before_the_episodes(
     assert path in capsys.readouterr().err and not Path("absent").exists()
 
 
+def test_a_video_is_made_without_a_word_where_there_is_no_display(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("SDL_VIDEODRIVER", "DISPLAY", "WAYLAND_DISPLAY", "XDG_RUNTIME_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    assert main(["eval", str(run), "--episodes", "1", "--video", str(tmp_path / "a.gif")]) == 0
+    assert main(["solve", "FrozenLake-v1", "--method", "value_iteration", "--video", str(tmp_path / "b.gif")]) == 0
+    assert capfd.readouterr().err == "" and "SDL_VIDEODRIVER" not in os.environ
+
+
 def test_resume_keeps_the_last_total_and_says_what_it_did(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,9 @@ def record(agent: Agent, path: Path, seed: int) -> None:
             missing, or a path that cannot be written.
     """
     check(path)
-    write(*_frames(agent, seed), path)
+    with headless():
+        frames, fps = _frames(agent, seed)
+    write(frames, fps, path)
 
 
 def check(path: Path) -> None:
@@ -47,6 +52,23 @@ def check_folder(path: Path) -> None:
     """
     if not path.parent.is_dir():
         raise UserError(f"{path}: the directory {path.parent} does not exist; make it, or give another path")
+
+
+@contextmanager
+def headless() -> Iterator[None]:
+    """SDL, by which pygame draws, without a display: looking for one that is not there it complains on stderr.
+
+    What draws to arrays needs none, and draws the same. A driver that is set, or a display, stays in use.
+    """
+    named = ("SDL_VIDEODRIVER", "DISPLAY", "WAYLAND_DISPLAY")
+    if not sys.platform.startswith("linux") or any(os.environ.get(name) for name in named):
+        yield
+        return
+    os.environ["SDL_VIDEODRIVER"] = "dummy"
+    try:
+        yield
+    finally:
+        del os.environ["SDL_VIDEODRIVER"]
 
 
 def write(frames: Sequence[Any], fps: float, path: Path) -> None:

@@ -280,7 +280,12 @@ def write_video(solved: Solved, path: Path, seed: int) -> None:
 
 def _rendered(problem: Problem, policy: Any, seed: int) -> tuple[list[Any], float]:
     assert problem.make is not None
-    env, rng = problem.make(), Streams(seed).rng("tabular/video", 0)
+    with video.headless():
+        return _filmed(problem, problem.make(), policy, seed)
+
+
+def _filmed(problem: Problem, env: Any, policy: Any, seed: int) -> tuple[list[Any], float]:
+    rng = Streams(seed).rng("tabular/video", 0)
     try:
         state, _ = env.reset(seed=seed)
         frames, ended = [env.render()], False
