@@ -258,7 +258,7 @@ def test_groups_are_set_against_the_first_one(tmp_path: Path) -> None:
     assert (second.label, second.probability, second.low, second.high) == ("reinforce", 0.0, 0.0, 0.0)
     assert "every run of ppo lies on one side of every run of reinforce" in "\n".join(comparison.notes)
     assert comparison.differences == () and comparison.pooled == ()
-    assert "a2c ends better than ppo" in render(comparison)
+    assert "P(a2c ends better than ppo)" in render(comparison)
 
 
 def test_the_profile_is_the_share_of_runs_above(tmp_path: Path) -> None:

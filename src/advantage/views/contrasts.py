@@ -175,13 +175,13 @@ def table_of_improvements(rows: Sequence[Improvement]) -> list[tuple[str, ...]]:
     body = [
         (
             row.environment,
-            f"{row.label} ends better than {row.beside}",
+            f"P({row.label} ends better than {row.beside})",
             number(round(row.probability, 4)),
             _between(row),
         )
         for row in rows
     ]
-    return [("environment", "runs", "probability", INTERVAL), *body]
+    return [("environment", "comparison", "probability", INTERVAL), *body]
 
 
 def table_of_pooled(rows: Sequence[Pooled]) -> list[tuple[str, ...]]:
