@@ -87,7 +87,7 @@ class ValueBased(Environments):
 class PolicyGradient(Control):
     """What it takes to climb an objective of the policy, and of a critic where there is one."""
 
-    normalize_advantages: bool = setting(True, "advantages to mean 0, std 1 in each minibatch")
+    normalize_advantages: bool = setting(True, "advantages to mean 0, std 1 over the rows of an optimiser step")
     vf_coef: float = setting(0.5, "weight of ½·error² of the critic (SB3's number doubled)", low=0)
     ent_coef: Schedule = setting(0.0, "weight of the entropy bonus", low=0)
     micro_batch: int | None = setting(None, "rows that fit in memory at once; none for all", low=1)
