@@ -86,7 +86,9 @@ def estimated(rollout: Rollout, now: Settings) -> tuple[Tensor, Tensor]:
         Â_t = δ_t + γ_t λ_t c_{t+1} Â_{t+1};   target V(s_t) + c_t Â_t
 
     Where whole episodes are weighed, their product already stands for every c in Â. Without caps and at λ = 1, E_μ[Â]
-    is A of π whatever the critic says. Source: Munos et al. 2016; Espeholt et al. 2018, equation 1.
+    is A of π up to a baseline, Q^π(s, a) − V(s), whatever the critic says.
+
+    Source: Munos et al. 2016; Espeholt et al. 2018, equation 1.
     """
     factors = discounts(rollout.terminated, now.gamma, rollout.rewards.dtype)
     delta = td_residual(rollout.rewards, rollout.values, rollout.next_values, factors)

@@ -23,7 +23,7 @@ class EarlierReturns:
         b = (1/N) Σ_{i ≤ N} G_0^(i),   0 before the first
 
     No episode that it is subtracted from has a part in it: with its own return in the mean, the gradient would shrink
-    by 1 − 1/N, and the first episode would teach nothing.
+    to 1 − 1/N of itself, and the first episode would teach nothing.
     """
 
     def __init__(self) -> None:

@@ -127,7 +127,8 @@ def policy_iteration_sweeps(
     now, number = _begin(mdp, tolerance, values), 0
     policy = np.full((mdp.num_states, mdp.num_actions), 1 / mdp.num_actions)
     while True:
-        # Where γ < 1 the values are then within tolerance/2, so that an optimal policy is seen to be one.
+        # Where γ ≤ 0.99 the values are then within tolerance/2, so that an optimal policy is seen to be one. Nearer to
+        # 1 the floor, without which γ = 1 would be evaluated for ever, makes that 0.01/(1 − γ) times as wide.
         narrow = tolerance * max(1.0 - mdp.gamma, 1e-2) / 2
         inner = (
             exact_evaluation_sweeps(mdp, policy)
