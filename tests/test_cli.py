@@ -58,7 +58,7 @@ MISTAKES = {
     "long run": (["eval", "x" * 300], "no such run"),
     "target no text": (["train", "ppo", "Cart\udcff-v1"], "UTF-8"),
     "seed beyond": (["train", "ppo", "CartPole-v1", "--seed", "9" * 20], "a whole number from 0 to 9,223,372,036"),
-    "no steps": (["resume", "run", "--steps", "0"], "--steps is '0'; it must be a whole number from 1"),
+    "resumed by no steps": (["resume", "run", "--steps", "0"], "--steps is '0'; it must be a whole number from 1"),
     "language flag": (["train", "ppo", "CartPole-v1", "--task", "add"], "--task is for language models"),
     "language flags": (["train", "ppo", "CartPole-v1", "--reward", "exact"], "--reward is for language models"),
     "space": (["train", "ppo", "tests.test_cli:Words-v0"], "Text"),
