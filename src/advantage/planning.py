@@ -228,7 +228,7 @@ def whole(name: str, value: Any, low: int) -> int:
         UserError: it is none.
     """
     if isinstance(value, bool) or not isinstance(value, Integral) or not low <= int(value) < 2**63:
-        most = f" to {2**63 - 1:,}" if isinstance(value, Integral) and value > 0 else ""
+        most = f" to {2**63 - 1:,}" if isinstance(value, Integral) and int(value) > 0 else ""
         raise UserError(f"{name} is {value!r}; it must be a whole number from {low}{most}")
     return int(value)
 
